@@ -1,0 +1,1 @@
+//! Builds clip indexes: streams each layer once, layers in parallel, memory bounded.

@@ -1,0 +1,1 @@
+//! Settings: flag > `CLIPFS_*` environment > `/etc/clipfs/config.toml` > default.

@@ -1,0 +1,1 @@
+//! gzip: finding checkpoints, and inflating from them.

@@ -1,0 +1,1 @@
+//! On-disk layout: header, section table, fixed-size little-endian records.

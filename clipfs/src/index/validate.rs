@@ -1,0 +1,1 @@
+//! Validates an untrusted index in O(size), without allocating by its numbers.

@@ -1,0 +1,1 @@
+//! One mount's life: keeper and server, run directory, status, unmounting.

@@ -1,0 +1,11 @@
+//! Names and documents of the OCI specifications: digests, references, manifests, image configs.
+//!
+//! Pure: parses bytes, never fetches them. Who fetches is [`crate::registry`].
+
+pub mod digest;
+pub mod manifest;
+pub mod reference;
+
+pub use digest::Digest;
+pub use manifest::{Descriptor, ImageConfig, Manifest, Platform};
+pub use reference::{ImageSpec, Reference};

@@ -1,0 +1,1 @@
+//! Decoded chunks in memory: an LRU with a byte budget.
