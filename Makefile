@@ -38,10 +38,10 @@ deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
 
-bench: deps ## micro-benchmarks and the side-by-side harness; see benches/README.md
+bench: deps ## measure beside the peers; BENCH=--quick for two minutes; see benches/README.md
 	@fixtures/scripts/debian-root.sh
-	$(CARGO) build --release --locked -p clipfs -p fixtures
-	$(CARGO) bench --locked -p benches
+	$(CARGO) build --release --locked -p clipfs -p benches
+	$(CARGO_TARGET_DIR)/release/benches --clipfs $(CARGO_TARGET_DIR)/release/clipfs --debian $(CLIPFS_FIXTURES)/debian.tar $(BENCH)
 
 deps: ## install the Debian packages that tests, demo and benchmarks need
 	@fixtures/scripts/deps.sh
