@@ -25,7 +25,7 @@ pub(super) enum Fault {
     SparseType,
     #[error("unhandled tar header type {:?}", char::from(*.0))]
     Type(u8),
-    #[error("{what} {id} is not a 32-bit id")]
+    #[error("{what} {id} does not fit 32 bits, of which the last value means none")]
     Owner { what: &'static str, id: i64 },
     #[error("device number {major}:{minor} out of range")]
     Device { major: i64, minor: i64 },

@@ -275,9 +275,9 @@ mod tests {
     #[test]
     fn last_value_counts_and_buffers_are_cleared() {
         let mut records = Records::default();
-        records.parse(b"10 uid=77\n9 uid=5\n9 gid=8\n7 gid=\n").unwrap();
+        records.parse(b"10 uid=77\n8 uid=5\n8 gid=8\n7 gid=\n").unwrap();
         assert_eq!((records.uid(), records.gid()), (Ok(Some(5)), Ok(None)));
-        records.parse(b"9 gid=8\n").unwrap();
+        records.parse(b"8 gid=8\n").unwrap();
         assert_eq!((records.uid(), records.gid()), (Ok(None), Ok(Some(8))));
     }
 
