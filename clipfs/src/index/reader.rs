@@ -228,7 +228,7 @@ impl ClipIndex {
         &self,
         layer: u32,
         plain: std::ops::Range<u64>,
-    ) -> impl Iterator<Item = ContentId> {
+    ) -> impl DoubleEndedIterator<Item = ContentId> {
         let _ = (layer, plain);
         std::iter::empty()
     }
