@@ -159,8 +159,7 @@ fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) ->
         let room = output.room();
         let len = room.len().min(most).min(windows.wanted());
         let room = &mut room[..len];
-        let step =
-            inflate.step(pass.available(), room, stop).map_err(|reason| pass.corrupt(reason))?;
+        let step = inflate.step(pass.available(), room, stop).map_err(|reason| pass.corrupt(reason))?;
         windows.feed(&pass.available()[..step.consumed]);
         pass.consume(step.consumed)?;
         let plain = output.advance(step.produced);
@@ -332,11 +331,7 @@ impl Run {
     }
 
     /// Decodes until `output` is full or `input` is used up. Returns how much was consumed and produced.
-    pub(super) fn decode(
-        &mut self,
-        input: &[u8],
-        output: &mut [u8],
-    ) -> Result<(usize, usize), DecodeError> {
+    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), DecodeError> {
         let (mut taken, mut made) = (0, 0);
         while made < output.len() {
             let rest = &input[taken..];
