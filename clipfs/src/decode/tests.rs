@@ -1,5 +1,7 @@
 //! Scans random layers and decodes them again, chunk by chunk and in runs.
 
+mod odd;
+
 use std::io::Write as _;
 
 use proptest::prelude::*;
@@ -308,19 +310,13 @@ proptest! {
         bit in 0_u8..8,
         cut in any::<prop::sample::Index>(),
     ) {
-        let blob = if gzip {
-            // The header has no bits that must be noticed, but all others must.
-            member(&plain, 6, headers(0), 0)
-        } else {
-            zstd_frame(&plain, 3, true, true)
-        };
-        let skip = if gzip { 10 } else { 0 };
+        let blob = if gzip { member(&plain, 6, headers(0), 0) } else { zstd_frame(&plain, 3, true, true) };
         let mut flipped = blob.clone();
-        flipped[skip + at.index(blob.len() - skip)] ^= 1 << bit;
-        // A zstd frame header has bits that change nothing (reserved, window size): then the bytes are the same.
-        match try_scan(&flipped, 10_000, usize::MAX) {
-            Err(_) => {}
-            Ok(scanned) => prop_assert!(!gzip && scanned.recorder.plain == plain),
+        flipped[at.index(blob.len())] ^= 1 << bit;
+        // Some bits mean nothing to a decoder (a gzip header's time, padding to a byte, a zstd frame's window size): then
+        // the bytes are the same.
+        if let Ok(scanned) = try_scan(&flipped, 10_000, usize::MAX) {
+            prop_assert!(scanned.recorder.plain == plain, "damage not found");
         }
         let short = &blob[..1 + cut.index(blob.len() - 1)];
         let cut = try_scan(short, 10_000, usize::MAX);
