@@ -4,9 +4,9 @@
 //! them: about 3 KiB in system libraries and Python trees. The others become zeros, which compress to almost nothing: 1.8 KiB
 //! per checkpoint instead of 15, 0.18 % of a layer at 2 MiB chunks (measured).
 //!
-//! Encoded form: one byte that says how the rest is to be read ([`NOTHING`], [`RAW`], [`ZSTD`]), then the window from the
-//! first byte that matters to its end, where the checkpoint is. A list of runs with their bytes, instead of a window with
-//! zeros in between, was measured to be as long.
+//! Encoded form: one byte that says what follows (0: nothing, no byte matters; 1: bytes; 2: a zstd frame of bytes); the
+//! bytes are the window from the first one that matters to its end, where the checkpoint is. A list of runs with their
+//! bytes, instead of a window with zeros in between, was measured to be as long.
 
 use super::DecodeError;
 use super::inflate::{Inflate, Stop};
@@ -38,7 +38,7 @@ pub fn encode(raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
     if sparse.is_empty() {
         return Ok(vec![NOTHING]);
     }
-    let frame = zstd::bulk::compress(&sparse, LEVEL)?;
+    let frame = zstd::bulk::compress(&sparse, LEVEL).map_err(|error| corrupt(&error.to_string()))?;
     let (form, body) = if frame.len() < sparse.len() { (ZSTD, frame) } else { (RAW, sparse) };
     let mut encoded = Vec::with_capacity(1 + body.len());
     encoded.push(form);
@@ -71,7 +71,7 @@ pub fn decode(encoded: &[u8]) -> Result<Vec<u8>, DecodeError> {
 /// bytes together say from where.
 fn sparse(raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
     let len = raw.window.len();
-    let (low, high): (Vec<u8>, Vec<u8>) = (0..len).map(|at| position_bytes(at)).unzip();
+    let (low, high): (Vec<u8>, Vec<u8>) = (0..len).map(position_bytes).unzip();
     let mut inflate = Inflate::new().map_err(corrupt)?;
     let Some(low) = probe(raw, &mut inflate, &low)? else { return Ok(raw.window.clone()) };
     inflate.reset();
