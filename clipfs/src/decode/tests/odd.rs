@@ -81,6 +81,10 @@ fn long_layers_in_many_reads() {
     assert!(scanned.len() >= 5);
     assert!(scanned.recorder.checkpoints.iter().any(|checkpoint| checkpoint.bit > 0), "never inside a byte");
 
+    // Members that end and begin in the middle of the output buffer.
+    let blob: Vec<u8> = plain.chunks(700_000).flat_map(gzip).collect();
+    check(&blob, &plain, Compression::Gzip, 100_000, 100_000);
+
     let frame = zstd_frame(&plain, 3, false, true);
     let blob = [&frame[..], &frame].concat();
     let twice = plain.repeat(2);
