@@ -156,7 +156,7 @@ mod tests {
             (&["NTLM TlRM=, Bearer realm=b"], "ntlm[] bearer[realm=b]"),
             (
                 &["Digest qop=\"auth,auth-int\", nonce=\"=,=\", Basic realm=x"],
-                "digest[qop=auth,auth-int;nonce=,=] basic[realm=x]",
+                "digest[qop=auth,auth-int;nonce==,=] basic[realm=x]",
             ),
             (&["Bearer realm=a,realm=b"], "bearer[realm=a;realm=b]"),
             (&[",Bearer realm=a,,service=b,"], "bearer[realm=a;service=b]"),

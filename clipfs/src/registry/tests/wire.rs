@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::server::{Image, Reply, Server, Then, open, options};
 use crate::oci::{Digest, Platform};
 use crate::registry::{RegistryError, RegistryOptions};
@@ -265,15 +267,26 @@ async fn hosts_that_are_not_there() {
     );
     let error = open("nowhere.invalid", options()).await.resolve(&amd64()).await.unwrap_err();
     assert!(matches!(error, RegistryError::UnknownHost { .. }), "{error}");
-    // Plain http where TLS is spoken to: named as such, and not tried again.
-    let server = Server::start("127.0.0.1", |_, _| Reply::new(200, "")).await;
+    // Plain http where TLS is expected: named as such, and not tried again.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
     let dir = tempfile::tempdir().unwrap();
-    let host_dir = dir.path().join(&server.host);
+    let host_dir = dir.path().join(&host);
     std::fs::create_dir(&host_dir).unwrap();
-    std::fs::write(host_dir.join("hosts.toml"), format!("server = \"https://{}\"", server.host)).unwrap();
+    std::fs::write(host_dir.join("hosts.toml"), format!("server = \"https://{host}\"")).unwrap();
     let options = RegistryOptions { hosts_dir: Some(dir.path().to_owned()), ..options() };
-    let error = open(&server.host, options).await.resolve(&amd64()).await.unwrap_err();
-    assert!(matches!(&error, RegistryError::Protocol { .. } | RegistryError::Unavailable { .. }), "{error}");
+    let source = open(&host, options).await;
+    let error = source.resolve(&amd64()).await.unwrap_err();
+    assert!(
+        matches!(&error, RegistryError::Protocol { reason, .. } if reason.contains("TLS failed")),
+        "{error}"
+    );
+    assert_eq!(source.stats().requests, 1);
 }
 
 #[tokio::test]
