@@ -4,7 +4,7 @@
 
 pub mod entries;
 pub mod merge;
-mod nodes;
+pub(crate) mod nodes;
 mod resolve;
 mod table;
 pub mod tree;
