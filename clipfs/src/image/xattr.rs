@@ -3,10 +3,8 @@
 
 use crate::num::idx;
 
-/// Kernel limit on a name (`XATTR_NAME_MAX`).
-pub(crate) const MAX_NAME: usize = 255;
 /// Kernel limit on a value (`XATTR_SIZE_MAX`).
-pub(crate) const MAX_VALUE: usize = 64 << 10;
+const MAX_VALUE: usize = 64 << 10;
 /// Kernel limit on all names of a file, each with its NUL (`XATTR_LIST_MAX`).
 const MAX_LIST: usize = 64 << 10;
 
@@ -33,7 +31,7 @@ pub(crate) fn encode<'a>(set: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec
         if sorted.get(n + 1).is_some_and(|&(next, _)| next == name) {
             continue;
         }
-        // Too long for the format: the merger refuses the set, see `check`.
+        // Longer than the kernel allows (`XATTR_NAME_MAX`): written so that `check` refuses the set.
         let name_len = u8::try_from(name.len()).unwrap_or(0);
         out.push(name_len);
         out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
