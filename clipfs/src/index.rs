@@ -46,3 +46,6 @@ pub enum IndexError {
     #[error("invalid clip index: {0}")]
     Invalid(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,10 @@ struct Meta {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Body {
     Dir,
-    File { layer: u32, data: FileData },
+    File {
+        layer: u32,
+        data: FileData,
+    },
     Symlink(Vec<u8>),
     Char(u32, u32),
     Block(u32, u32),

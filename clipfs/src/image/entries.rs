@@ -379,10 +379,7 @@ mod tests {
 
     fn check(item: &Item<'_>, want: &Entry) {
         assert_eq!(item.path, want.path);
-        assert_eq!(
-            (item.mode, item.uid, item.gid, item.mtime),
-            (want.mode, want.uid, want.gid, want.mtime)
-        );
+        assert_eq!((item.mode, item.uid, item.gid, item.mtime), (want.mode, want.uid, want.gid, want.mtime));
         let want = match &want.kind {
             EntryKind::File(f) => ItemKind::File { size: f.size, digest: f.digest, extents: &f.extents },
             EntryKind::Dir => ItemKind::Dir,

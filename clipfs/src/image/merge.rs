@@ -339,8 +339,7 @@ impl Pass<'_> {
             (below, above) if below == above || above == 0 => below,
             (0, above) => above,
             (below, above) => {
-                let merged =
-                    xattr::overlay(&sets[crate::num::idx(below)], &sets[crate::num::idx(above)]);
+                let merged = xattr::overlay(&sets[crate::num::idx(below)], &sets[crate::num::idx(above)]);
                 self.tree.xattr_set(&merged)?
             }
         };
@@ -402,3 +401,6 @@ fn role(path: &[u8]) -> Role<'_> {
 fn printable(path: &[u8]) -> String {
     String::from_utf8_lossy(path.get(..1024).unwrap_or(path)).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub(super) type Sections = [Range<usize>; SECTIONS];
 const MAX_TARGET: u32 = 4095;
 
 /// Longest encoded window: an encoding may cost more than the window, but not much.
-const MAX_ENCODED_WINDOW: u32 = 2 * MAX_WINDOW as u32;
+const MAX_ENCODED_WINDOW: u64 = 2 * to_u64(MAX_WINDOW);
 
 fn invalid<T>(what: impl Into<String>) -> Result<T, IndexError> {
     Err(IndexError::Invalid(what.into()))
@@ -229,7 +229,10 @@ impl View<'_> {
             if chunk.resume == Resume::Window {
                 let end = chunk.window_offset.checked_add(u64::from(chunk.window_len));
                 let fits = end.is_some_and(|end| end <= layer.windows_len);
-                ensure(fits && chunk.window_len <= MAX_ENCODED_WINDOW, "a window lies outside of its layer's")?;
+                ensure(
+                    fits && u64::from(chunk.window_len) <= MAX_ENCODED_WINDOW,
+                    "a window lies outside of its layer's",
+                )?;
             } else {
                 ensure(chunk.window_offset == 0 && chunk.window_len == 0, "a window that no one needs")?;
             }
@@ -401,7 +404,10 @@ impl View<'_> {
                 subdirs += 1;
             }
         }
-        ensure(subdirs.checked_add(2) == Some(dir.nlink), "a directory has another number of links than it says")
+        ensure(
+            subdirs.checked_add(2) == Some(dir.nlink),
+            "a directory has another number of links than it says",
+        )
     }
 }
 

@@ -242,7 +242,10 @@ fn write_layers(w: &mut Writer<'_>, tree: &Tree, layers: &[LayerIndex]) -> io::R
         windows = windows.checked_add(layer.windows_len).ok_or_else(|| too_large("windows"))?;
     }
     if contents.next().is_some() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree has files of a layer that is missing"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the tree has files of a layer that is missing",
+        ));
     }
     w.end()?;
     w.begin(Section::Chunks);
