@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Seek as _, Write as _};
 
-use super::format::{HEADER_LEN, HEADER_SUM, Header, SECTIONS, Section};
+use super::format::{SECTIONS, Section};
+use super::header::{HEADER_LEN, HEADER_SUM, Header};
 use super::reader::ROOT;
 use super::*;
 use crate::decode::tar::{Entry, EntryKind, Extent, FileData, Timestamp};

@@ -8,9 +8,9 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::LayerIndex;
 use super::format::{
-    Content, Dirent, Fragments, HEADER_LEN, Header, Inode, Layer, Meta, Record, SECTIONS, SPARSE, Section,
-    TableEntry, VERSION, XattrSet, align,
+    Content, Dirent, Fragments, Inode, Layer, Meta, Record, SECTIONS, SPARSE, Section, XattrSet, align,
 };
+use super::header::{HEADER_LEN, Header, TableEntry, VERSION};
 use crate::image::Tree;
 use crate::image::nodes::{Node, NodeKind};
 use crate::num::{idx, to_u64};
