@@ -219,3 +219,6 @@ impl Vfs {
         Totals { bytes: self.index.content_bytes(), files: self.index.inode_count() }
     }
 }
+
+#[cfg(test)]
+mod tests;

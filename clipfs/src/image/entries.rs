@@ -19,7 +19,7 @@ const SEGMENT: usize = 1 << 20;
 
 /// Most bytes of distinct attribute sets in one layer: they are the one thing that an archive could blow up without
 /// limit in memory.
-const MAX_XATTR_BYTES: usize = 256 << 20;
+const MAX_XATTR_BYTES: usize = 64 << 20;
 
 /// Type tags of the log.
 mod tag {

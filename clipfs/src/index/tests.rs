@@ -441,6 +441,7 @@ fn each_lie_is_called_by_its_name() {
         (Chunks, 0, 69, &[1], "does not allow"),
         (Chunks, 1, 69, &[2], "does not allow"),
         (Chunks, 1, 64, &[19], "outside of its layer's"),
+        (Chunks, 1, 64, &[0], "impossible length of a window"),
         (Chunks, 0, 64, &[1], "that no one needs"),
     ];
     let wrong: Vec<_> = lies

@@ -256,10 +256,9 @@ impl View<'_> {
             if chunk.resume == Resume::Window {
                 let end = chunk.window_offset.checked_add(u64::from(chunk.window_len));
                 let fits = end.is_some_and(|end| end <= layer.windows_len);
-                ensure(
-                    fits && u64::from(chunk.window_len) <= MAX_ENCODED_WINDOW,
-                    "a window lies outside of its layer's",
-                )?;
+                ensure(fits, "a window lies outside of its layer's")?;
+                let possible = (1..=MAX_ENCODED_WINDOW).contains(&u64::from(chunk.window_len));
+                ensure(possible, "impossible length of a window")?;
             } else {
                 ensure(chunk.window_offset == 0 && chunk.window_len == 0, "a window that no one needs")?;
             }
