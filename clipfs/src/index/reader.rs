@@ -370,6 +370,14 @@ impl ClipIndex {
         bytes.map(Some).ok_or_else(lost)
     }
 
+    /// Changes the bytes behind the back of validation, as a file changes under its map.
+    #[cfg(test)]
+    pub(super) fn tamper(&mut self, change: impl FnOnce(&mut [u8])) {
+        if let Bytes::Owned(bytes) = &mut self.bytes {
+            change(bytes);
+        }
+    }
+
     #[inline]
     fn section(&self, section: Section) -> &[u8] {
         self.bytes.get(self.sections[section as usize].clone()).unwrap_or_default()
