@@ -1,6 +1,31 @@
 //! The tar stream of a layer, as Go's `archive/tar` reads it (what containerd and Docker use).
+//!
+//! Formats v7, ustar, star, GNU and pax, sparse files in all spellings. What Go refuses is refused here. Beyond
+//! that, with containerd's way of unpacking in view:
+//!
+//! * Refused because containerd or the kernel would: unknown types (`V`, `M`, `N`, `D`, …), ids and device numbers that
+//!   Linux does not have, names and targets over 4095 bytes or with a NUL, links without a target, extended
+//!   attributes without a name or over the kernel's limits.
+//! * Left out because containerd does: what global headers say; members that are the root by name and no directory;
+//!   extended attributes outside `user.`, `security.` and `system.`, and `user.` ones of what is neither file nor directory.
+//! * Taken where containerd is stricter: types `7` (contiguous) and `S` (GNU sparse) are regular files, times before 1970
+//!   are what they are.
+//!
+//! Not here: what names mean (`..`, whiteouts, link targets); that is [`crate::image`]'s.
 
 use super::{Blake3, DecodeError};
+
+mod fault;
+mod header;
+mod member;
+mod number;
+mod pax;
+mod scanner;
+mod sparse;
+#[cfg(test)]
+mod tests;
+
+pub use scanner::TarScanner;
 
 /// Seconds and nanoseconds since the epoch; seconds may be negative, nanoseconds are 0–999,999,999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
@@ -26,7 +51,7 @@ pub struct Entry {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
-    /// Extended attributes (`SCHILY.xattr.*`), sorted by name, names unique.
+    /// Extended attributes (`SCHILY.xattr.*`) that a reader would set, sorted by name, names unique.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -132,7 +157,7 @@ impl ContentHasher {
 pub struct TarLimits {
     /// Most entries.
     pub max_entries: u64,
-    /// Longest PAX or GNU long-name record, in bytes (Go: 1 MiB).
+    /// Longest PAX header, GNU long name or sparse map, in bytes (Go: 1 MiB).
     pub max_header: u64,
 }
 
@@ -142,36 +167,20 @@ impl Default for TarLimits {
     }
 }
 
-/// Push-style scanner: bytes in any portions, entries out when their data has passed.
-#[derive(Debug)]
-pub struct TarScanner {}
-
 /// Receives each entry when its data has passed.
 pub type OnEntry<'a> = dyn FnMut(Entry) -> Result<(), DecodeError> + 'a;
 
-impl TarScanner {
-    /// A scanner at the beginning of a stream.
-    #[must_use]
-    pub fn new(limits: TarLimits) -> Self {
-        let _ = limits;
-        unimplemented!()
-    }
-
-    /// The next bytes of the plain stream.
-    ///
-    /// # Errors
-    /// A header that Go's reader refuses, or a limit.
-    pub fn push(&mut self, bytes: &[u8], on_entry: &mut OnEntry<'_>) -> Result<(), DecodeError> {
-        let _ = (bytes, on_entry);
-        unimplemented!()
-    }
-
-    /// The stream has ended. Bytes behind the end-of-archive marker were ignored; its absence is accepted at an
-    /// entry's boundary, as Go does.
-    ///
-    /// # Errors
-    /// The stream ended inside an entry.
-    pub fn finish(self) -> Result<(), DecodeError> {
-        unimplemented!()
-    }
+/// Scans a whole archive at once.
+///
+/// # Errors
+/// As [`TarScanner::push`] and [`TarScanner::finish`].
+pub fn scan_all(bytes: &[u8], limits: TarLimits) -> Result<Vec<Entry>, DecodeError> {
+    let mut entries = Vec::new();
+    let mut scanner = TarScanner::new(limits);
+    scanner.push(bytes, &mut |entry| {
+        entries.push(entry);
+        Ok(())
+    })?;
+    scanner.finish()?;
+    Ok(entries)
 }
