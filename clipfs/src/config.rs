@@ -242,7 +242,7 @@ impl Settings {
             unmount_timeout: flags.unmount_timeout.or(file.unmount_timeout).unwrap_or(seconds(5)),
             prefetch: flags.prefetch.or(file.prefetch).unwrap_or(Prefetch::Profile),
             passthrough: flags.passthrough.or(file.passthrough).unwrap_or(Passthrough::Auto),
-            small_file: flags.small_file.or(file.small_file).unwrap_or(mib(4)),
+            small_file: flags.small_file.or(file.small_file).unwrap_or(ByteSize(128 << 10)),
             read_ahead: flags.read_ahead.or(file.read_ahead).unwrap_or(mib(1)),
             chunk_size: flags
                 .chunk_size

@@ -17,7 +17,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// What the keeper writes down about its mount.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct KeeperState {
+pub(crate) struct KeeperState {
     /// Where.
     pub mountpoint: PathBuf,
     /// Reference with digest.
