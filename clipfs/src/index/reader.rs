@@ -302,16 +302,7 @@ impl ClipIndex {
 
     /// Contents whose first extent starts in the plain range of a layer: neighbours that a decoded chunk completes,
     /// in stream order.
-<<<<<<< HEAD
-    pub fn contents_in(
-        &self,
-        layer: u32,
-        plain: std::ops::Range<u64>,
-    ) -> impl DoubleEndedIterator<Item = ContentId> {
-        let _ = (layer, plain);
-        std::iter::empty()
-=======
-    pub fn contents_in(&self, layer: u32, plain: Range<u64>) -> impl Iterator<Item = ContentId> {
+    pub fn contents_in(&self, layer: u32, plain: Range<u64>) -> impl DoubleEndedIterator<Item = ContentId> {
         let contents = self.layer_record(layer).map_or(0..0, |l| {
             let end = l.first_content.saturating_add(l.contents);
             let stream = |n: u32| self.content_record(ContentId(n)).map_or(u64::MAX, |c| c.stream);
@@ -319,7 +310,6 @@ impl ClipIndex {
             at(plain.start)..at(plain.end)
         });
         contents.map(ContentId)
->>>>>>> w/index
     }
 
     /// Number of layers, base first.
