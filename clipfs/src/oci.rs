@@ -4,8 +4,10 @@
 
 pub mod digest;
 pub mod manifest;
+pub mod platform;
 pub mod reference;
 
 pub use digest::Digest;
-pub use manifest::{Descriptor, ImageConfig, Manifest, Platform};
+pub use manifest::{Descriptor, ImageConfig, Manifest};
+pub use platform::Platform;
 pub use reference::{ImageSpec, Reference};
