@@ -5,11 +5,16 @@
 //! and [`tar`]; the read path drives [`run`].
 
 pub mod gzip;
+mod inflate;
+mod pass;
 pub mod run;
 pub mod scan;
 pub mod tar;
 pub mod window;
 pub mod zstd;
+
+#[cfg(test)]
+mod tests;
 
 use crate::oci::Digest;
 
