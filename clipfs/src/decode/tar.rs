@@ -2,6 +2,18 @@
 
 use super::{Blake3, DecodeError};
 
+mod fault;
+mod header;
+mod member;
+mod number;
+mod pax;
+mod scanner;
+mod sparse;
+#[cfg(test)]
+mod tests;
+
+pub use scanner::TarScanner;
+
 /// Seconds and nanoseconds since the epoch; seconds may be negative, nanoseconds are 0–999,999,999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
 pub struct Timestamp {
@@ -142,36 +154,20 @@ impl Default for TarLimits {
     }
 }
 
-/// Push-style scanner: bytes in any portions, entries out when their data has passed.
-#[derive(Debug)]
-pub struct TarScanner {}
-
 /// Receives each entry when its data has passed.
 pub type OnEntry<'a> = dyn FnMut(Entry) -> Result<(), DecodeError> + 'a;
 
-impl TarScanner {
-    /// A scanner at the beginning of a stream.
-    #[must_use]
-    pub fn new(limits: TarLimits) -> Self {
-        let _ = limits;
-        unimplemented!()
-    }
-
-    /// The next bytes of the plain stream.
-    ///
-    /// # Errors
-    /// A header that Go's reader refuses, or a limit.
-    pub fn push(&mut self, bytes: &[u8], on_entry: &mut OnEntry<'_>) -> Result<(), DecodeError> {
-        let _ = (bytes, on_entry);
-        unimplemented!()
-    }
-
-    /// The stream has ended. Bytes behind the end-of-archive marker were ignored; its absence is accepted at an
-    /// entry's boundary, as Go does.
-    ///
-    /// # Errors
-    /// The stream ended inside an entry.
-    pub fn finish(self) -> Result<(), DecodeError> {
-        unimplemented!()
-    }
+/// Scans a whole archive at once.
+///
+/// # Errors
+/// As [`TarScanner::push`] and [`TarScanner::finish`].
+pub fn scan_all(bytes: &[u8], limits: TarLimits) -> Result<Vec<Entry>, DecodeError> {
+    let mut entries = Vec::new();
+    let mut scanner = TarScanner::new(limits);
+    scanner.push(bytes, &mut |entry| {
+        entries.push(entry);
+        Ok(())
+    })?;
+    scanner.finish()?;
+    Ok(entries)
 }
