@@ -89,7 +89,10 @@ impl RegistryError {
     pub fn is_permanent(&self) -> bool {
         !matches!(
             self,
-            Self::Unavailable { .. } | Self::TooManyRequests { .. } | Self::UnknownHost { .. } | Self::Io { .. }
+            Self::Unavailable { .. }
+                | Self::TooManyRequests { .. }
+                | Self::UnknownHost { .. }
+                | Self::Io { .. }
         )
     }
 }
