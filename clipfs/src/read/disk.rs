@@ -1,0 +1,119 @@
+//! What the store's disk has of a content.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::plan::Piece;
+use super::{Inner, lock};
+use crate::decode::Blake3;
+use crate::index::{Content, ContentId};
+use crate::num::to_u64;
+use crate::store::{ChunkKey, ObjectFile, Partial};
+
+/// Names a segment of a partial object in memory, once it was read back. Chunks of layers have a `cut` below 2³¹ (a
+/// chunk size), so the two kinds of key never meet.
+pub(super) fn segment_key(digest: &Blake3, segment: u64) -> ChunkKey {
+    let low = u32::try_from(segment & u64::from(u32::MAX)).unwrap_or(0);
+    let high = u32::try_from(segment >> 32).unwrap_or(u32::MAX);
+    ChunkKey { layer: *digest, chunk: low, cut: high | 1 << 31 }
+}
+
+impl Inner {
+    /// Fills in the pieces that a complete or partial object has. Corrupt ones are misses.
+    pub(super) async fn disk_pieces(
+        self: &Arc<Self>,
+        id: ContentId,
+        content: Content,
+        pieces: &[Piece],
+        parts: Vec<Option<Bytes>>,
+    ) -> Vec<Option<Bytes>> {
+        let fallback = parts.clone();
+        let inner = Arc::clone(self);
+        let pieces = pieces.to_vec();
+        self.blocking(move || inner.fill(id, &content, &pieces, parts)).await.unwrap_or(fallback)
+    }
+
+    fn fill(
+        &self,
+        id: ContentId,
+        content: &Content,
+        pieces: &[Piece],
+        mut parts: Vec<Option<Bytes>>,
+    ) -> Vec<Option<Bytes>> {
+        let object = if content.sparse { None } else { self.open_object(id, content) };
+        let mut partial = None;
+        for (piece, part) in pieces.iter().zip(&mut parts) {
+            let Piece::Data { len, file_offset, .. } = *piece else { continue };
+            if part.is_some() {
+                continue;
+            }
+            let len = crate::num::idx(len);
+            *part = match &object {
+                Some(object) => read_object(object, file_offset, len),
+                None => {
+                    let partial = partial.get_or_insert_with(|| self.partial(id, content));
+                    self.read_segment(partial, content, file_offset, len)
+                }
+            };
+            if part.is_some() {
+                self.counters.served_disk.add(to_u64(len));
+            }
+        }
+        parts
+    }
+
+    /// The content's object, kept open between reads.
+    fn open_object(&self, id: ContentId, content: &Content) -> Option<Arc<ObjectFile>> {
+        if let Some(object) = lock(&self.objects).get(&id) {
+            return Some(Arc::clone(object));
+        }
+        let object = Arc::new(self.store.object(&content.digest, content.size)?);
+        lock(&self.objects).put(id, Arc::clone(&object));
+        Some(object)
+    }
+
+    /// The content's partial object, kept open between reads.
+    pub(super) fn partial(&self, id: ContentId, content: &Content) -> Arc<Partial> {
+        if let Some(partial) = lock(&self.partials).get(&id) {
+            return Arc::clone(partial);
+        }
+        let partial = Arc::new(self.store.partial(&content.digest, content.size, content.sparse));
+        // Somebody may have been faster: then theirs is used, so that both see the same map.
+        Arc::clone(lock(&self.partials).get_or_insert(id, || partial))
+    }
+
+    /// A range from a partial object; the segment that holds it stays in memory.
+    fn read_segment(&self, partial: &Partial, content: &Content, offset: u64, len: usize) -> Option<Bytes> {
+        let (start, bytes) = partial.read(offset)?;
+        self.store.memory_put(segment_key(&content.digest, start), bytes.clone());
+        let from = usize::try_from(offset.checked_sub(start)?).ok()?;
+        let to = from.checked_add(len)?;
+        (to <= bytes.len()).then(|| bytes.slice(from..to))
+    }
+
+    /// The complete object to hand to the kernel, if there is one or everything is there to make one.
+    pub(super) async fn complete_object(
+        self: &Arc<Self>,
+        id: ContentId,
+        content: Content,
+    ) -> Option<ObjectFile> {
+        let inner = Arc::clone(self);
+        self.blocking(move || {
+            if let Some(object) = inner.store.object(&content.digest, content.size) {
+                return Some(object);
+            }
+            let partial = lock(&inner.partials).get(&id).map(Arc::clone)?;
+            if partial.missing().is_empty() { partial.complete() } else { None }
+        })
+        .await
+        .flatten()
+    }
+}
+
+fn read_object(object: &ObjectFile, offset: u64, len: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; len];
+    object.file.read_exact_at(&mut bytes, offset).ok()?;
+    Some(bytes.into())
+}
