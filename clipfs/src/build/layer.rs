@@ -48,7 +48,7 @@ pub(super) async fn scan(job: &LayerJob) -> Result<ScannedLayer, BuildError> {
     for transfer in 1.. {
         match scan_once(job).await {
             Err(BuildError::Digest { layer, found }) if transfer < TRANSFERS => {
-                tracing::warn!(%layer, %found, "layer does not match its digest, fetching it again");
+                tracing::info!(%layer, %found, "layer does not match its digest, fetching it again");
                 job.source.distrust(&job.blob);
                 job.progress.layer(job.position, &job.blob.digest, job.blob.size);
             }

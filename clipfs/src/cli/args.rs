@@ -37,6 +37,9 @@ pub(super) struct GlobalArgs {
     /// Settings file
     #[arg(long, global = true, value_name = "FILE", env = "CLIPFS_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Where running mounts are described [default: /run/clipfs]
+    #[arg(long, global = true, value_name = "DIR", env = "CLIPFS_RUN_DIR", hide = true)]
+    pub(super) run_dir: Option<PathBuf>,
 }
 
 /// How to reach images.
@@ -328,6 +331,7 @@ impl Command {
         let mut layer = Layer {
             log_level: global.log_level.clone(),
             log_format: global.log_format,
+            run_dir: global.run_dir.clone(),
             cache_dir: cache.and_then(|c| c.cache_dir.clone()),
             cache_size: cache.and_then(|c| c.cache_size),
             // The flag can only say yes; its absence leaves the word to the settings file.
