@@ -159,8 +159,7 @@ fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) ->
         let room = output.room();
         let len = room.len().min(most).min(windows.wanted());
         let room = &mut room[..len];
-        let step =
-            inflate.step(pass.available(), room, stop).map_err(|reason| pass.corrupt(reason))?;
+        let step = inflate.step(pass.available(), room, stop).map_err(|reason| pass.corrupt(reason))?;
         windows.feed(&pass.available()[..step.consumed]);
         pass.consume(step.consumed)?;
         let plain = output.advance(step.produced);
@@ -332,11 +331,7 @@ impl Run {
     }
 
     /// Decodes until `output` is full or `input` is used up. Returns how much was consumed and produced.
-    pub(super) fn decode(
-        &mut self,
-        input: &[u8],
-        output: &mut [u8],
-    ) -> Result<(usize, usize), DecodeError> {
+    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), DecodeError> {
         let (mut taken, mut made) = (0, 0);
         while made < output.len() {
             let rest = &input[taken..];
@@ -404,4 +399,57 @@ impl Run {
 
 fn corrupt(offset: u64, reason: &str) -> DecodeError {
     DecodeError::Corrupt { format: "gzip", offset, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with these flags and `tail`.
+    fn header(flags: u8, tail: &[u8]) -> Vec<u8> {
+        [&MAGIC[..], &[flags, 1, 2, 3, 4, 0, 255], tail].concat()
+    }
+
+    #[test]
+    fn header_fields_are_skipped() {
+        let crc = |bytes: Vec<u8>| {
+            let sum = crc32(0, &bytes).to_le_bytes();
+            [&bytes[..], &sum[..2]].concat()
+        };
+        let all = header(FEXTRA | FNAME | FCOMMENT | FHCRC | 1, b"\x03\0abcname\0comment\0");
+        let valid = [
+            header(0, b""),
+            header(1, b""),
+            header(FEXTRA, b"\0\0"),
+            header(FEXTRA, &[&[0xff, 0xff][..], &[0; 0xffff]].concat()),
+            header(FNAME, b"layer.tar\0"),
+            header(FNAME, &[&[b'n'; MAX_NAME - 1][..], b"\0"].concat()),
+            header(FCOMMENT, b"\0"),
+            crc(header(FHCRC, b"")),
+            crc(all),
+        ];
+        for bytes in valid {
+            let longer = [&bytes[..], b"more"].concat();
+            assert_eq!(header_len(&longer), Ok(Some(bytes.len())));
+            for len in [0, 1, 9, bytes.len() - 1] {
+                assert_eq!(header_len(&bytes[..len]), Ok(None), "{len} of {:x?}", &bytes[..10]);
+            }
+            assert!(bytes.len() <= MAX_HEADER);
+        }
+    }
+
+    #[test]
+    fn bad_headers_are_refused() {
+        let bad = [
+            b"\x1f\x8c".to_vec(),
+            b"\x1f\x8b\x07".to_vec(),
+            header(0x20, b""),
+            header(0x80, b""),
+            header(FNAME, &[b'n'; MAX_NAME]),
+            header(FHCRC, b"\0\0"),
+        ];
+        for bytes in bad {
+            assert!(header_len(&bytes).is_err(), "{:x?}", &bytes[..bytes.len().min(10)]);
+        }
+    }
 }

@@ -48,8 +48,9 @@ impl<'a> Pass<'a> {
             input,
             sink,
             format: "tar",
-            // Half of the longest: a chunk of zstd frames may be twice as long (see `zstd::scan`).
-            chunk: u64::from(limits.chunk).clamp(MIN_CHUNK, u64::from(MAX_CHUNK / 2)),
+            // Far from the longest: a chunk ends at the first possible place after its length, and chunks of zstd
+            // frames may be more than twice as long (see `zstd::scan`).
+            chunk: u64::from(limits.chunk).clamp(MIN_CHUNK, u64::from(MAX_CHUNK / 4)),
             max_plain: limits.max_plain,
             buf: vec![0; LOOKBEHIND + BLOCK].into_boxed_slice(),
             start: LOOKBEHIND,

@@ -56,7 +56,8 @@ impl RunDecoder {
         if window.is_some_and(|window| window.len() > MAX_WINDOW) {
             return Err(invalid("window too long"));
         }
-        if bit > 7 || (window.is_none() && bit > 0) || (window.is_some() && compression != Compression::Gzip) {
+        if bit > 7 || (window.is_none() && bit > 0) || (window.is_some() && compression != Compression::Gzip)
+        {
             return Err(invalid("no such checkpoint"));
         }
         let engine = match compression {

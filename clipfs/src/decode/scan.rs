@@ -142,9 +142,10 @@ fn is_tar(head: &[u8]) -> bool {
         .ok()
         .and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok());
     // The checksum counts its own field as spaces.
-    let sum = header.iter().enumerate().map(|(at, byte)| {
-        if CHECKSUM.contains(&at) { u32::from(b' ') } else { u32::from(*byte) }
-    });
+    let sum = header
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| if CHECKSUM.contains(&at) { u32::from(b' ') } else { u32::from(*byte) });
     stored == Some(sum.sum())
 }
 

@@ -1,4 +1,17 @@
 //! The tar stream of a layer, as Go's `archive/tar` reads it (what containerd and Docker use).
+//!
+//! Formats v7, ustar, star, GNU and pax, sparse files in all spellings. What Go refuses is refused here. Beyond
+//! that, with containerd's way of unpacking in view:
+//!
+//! * Refused because containerd or the kernel would: unknown types (`V`, `M`, `N`, `D`, …), ids and device numbers that
+//!   Linux does not have, names and targets over 4095 bytes or with a NUL, links without a target, extended
+//!   attributes without a name or over the kernel's limits.
+//! * Left out because containerd does: what global headers say; members that are the root by name and no directory;
+//!   extended attributes outside `user.`, `security.` and `system.`, and `user.` ones of what is neither file nor directory.
+//! * Taken where containerd is stricter: types `7` (contiguous) and `S` (GNU sparse) are regular files, times before 1970
+//!   are what they are.
+//!
+//! Not here: what names mean (`..`, whiteouts, link targets); that is [`crate::image`]'s.
 
 use super::{Blake3, DecodeError};
 
@@ -38,7 +51,7 @@ pub struct Entry {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
-    /// Extended attributes (`SCHILY.xattr.*`), sorted by name, names unique.
+    /// Extended attributes (`SCHILY.xattr.*`) that a reader would set, sorted by name, names unique.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -144,7 +157,7 @@ impl ContentHasher {
 pub struct TarLimits {
     /// Most entries.
     pub max_entries: u64,
-    /// Longest PAX or GNU long-name record, in bytes (Go: 1 MiB).
+    /// Longest PAX header, GNU long name or sparse map, in bytes (Go: 1 MiB).
     pub max_header: u64,
 }
 

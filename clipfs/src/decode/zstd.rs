@@ -30,15 +30,17 @@ const OUTPUT: usize = 256 << 10;
 
 /// Whether a stream starts with a frame or a skippable frame.
 pub(super) fn is_magic(head: &[u8]) -> bool {
-    head.first_chunk().copied().map(u32::from_le_bytes).is_some_and(|magic| {
-        magic == MAGIC || magic & !0xf == SKIPPABLE
-    })
+    head.first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
+        .is_some_and(|magic| magic == MAGIC || magic & !0xf == SKIPPABLE)
 }
 
 /// Scans a zstd stream: see [`super::scan::scan`].
 ///
-/// Frames shorter than a chunk share chunks. Inside a longer one, chunks are cut at exact multiples of the chunk length
-/// from where the frame (or the chunk before) started, so no chunk is longer than two of them.
+/// Frames shorter than a chunk share chunks. Inside a longer one, a chunk is cut when a chunk's length of it has come
+/// since the frame, or the chunk before, started. So chunks have up to twice that length, and a block more at a long
+/// frame's end.
 pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
     pass.set_format("zstd");
     let mut decoder = Decoder::new()?;
@@ -54,12 +56,18 @@ pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
         if pass.available().is_empty() && !pass.fill(1)? && frame_start {
             return pass.summary(Compression::Zstd, comp_end);
         }
-        let room = usize::try_from(inner_chunk - in_frame).unwrap_or(OUTPUT).min(OUTPUT);
-        let step = decoder
-            .step(pass.available(), &mut output[..room])
-            .map_err(|reason| pass.corrupt(reason))?;
+        let room = match usize::try_from(inner_chunk.saturating_sub(in_frame)) {
+            Ok(0) | Err(_) => OUTPUT,
+            Ok(left) => left.min(OUTPUT),
+        };
+        let step =
+            decoder.step(pass.available(), &mut output[..room]).map_err(|reason| pass.corrupt(reason))?;
         if step.consumed == 0 && step.produced == 0 && !step.frame_ended {
-            return Err(if pass.available().is_empty() { pass.truncated() } else { pass.corrupt("no progress") });
+            return Err(if pass.available().is_empty() {
+                pass.truncated()
+            } else {
+                pass.corrupt("no progress")
+            });
         }
         pass.consume(step.consumed)?;
         pass.plain(&output[..step.produced])?;
@@ -74,7 +82,7 @@ pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
             }
             frame_plain = pass.plain_total();
             in_frame = 0;
-        } else if in_frame >= inner_chunk {
+        } else if in_frame >= inner_chunk && !step.almost_ended {
             pass.mark(pass.offset(), 0, Resume::Continue);
             in_frame = 0;
         }
@@ -94,11 +102,7 @@ impl Run {
     }
 
     /// Decodes until `output` is full or `input` is used up. Returns how much was consumed and produced.
-    pub(super) fn decode(
-        &mut self,
-        input: &[u8],
-        output: &mut [u8],
-    ) -> Result<(usize, usize), DecodeError> {
+    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), DecodeError> {
         let (mut taken, mut made) = (0, 0);
         while made < output.len() {
             let step = self.decoder.step(&input[taken..], &mut output[made..]).map_err(|reason| {
@@ -130,6 +134,9 @@ struct Step {
     produced: usize,
     /// A frame, skippable or not, has ended; the input is consumed exactly to its end.
     frame_ended: bool,
+    /// Maybe the whole frame is decoded and only its last bytes are still to come out. libzstd keeps back one byte of
+    /// input until they have: the input consumed does then not suffice to decode what was produced.
+    almost_ended: bool,
 }
 
 impl Decoder {
@@ -148,7 +155,7 @@ impl Decoder {
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around(output);
         let hint = self.0.decompress_stream(&mut to, &mut from).map_err(get_error_name)?;
-        Ok(Step { consumed: from.pos(), produced: to.pos(), frame_ended: hint == 0 })
+        Ok(Step { consumed: from.pos(), produced: to.pos(), frame_ended: hint == 0, almost_ended: hint == 1 })
     }
 }
 

@@ -1,0 +1,10 @@
+//! The `clipfs` binary end to end: real mounts, real registries, real containers. Needs root and `/dev/fuse`, and says so at
+//! once where they are missing: nothing here is ever skipped.
+
+mod bad_input;
+mod containers;
+mod debian;
+mod lazy;
+mod offline;
+mod support;
+mod trust;

@@ -1,0 +1,377 @@
+//! What the tests share: the binary, mounts that go away again, servers on loopback, trees that can be compared.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use fixtures::image::Image;
+
+/// A directory of its own for one test: cache, run directory, mountpoint; everything is unmounted and removed at the end.
+pub struct Sandbox {
+    dir: tempfile::TempDir,
+    mounts: Vec<PathBuf>,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "end-to-end tests mount file systems: run them as root");
+        assert!(Path::new("/dev/fuse").exists(), "end-to-end tests need /dev/fuse");
+        let dir = tempfile::Builder::new().prefix("clipfs-test-").tempdir().unwrap();
+        Self { dir, mounts: Vec::new() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+
+    /// `clipfs` with this sandbox's directories.
+    pub fn clipfs<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clipfs"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("CLIPFS_CACHE_DIR", self.cache())
+            .env("CLIPFS_RUN_DIR", self.path("run"))
+            .stdin(Stdio::null())
+            .args(args);
+        command
+    }
+
+    pub fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Output {
+        self.clipfs(args).output().unwrap()
+    }
+
+    /// Runs and expects success; standard output.
+    pub fn ok<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Vec<u8> {
+        let output = self.run(args);
+        assert!(output.status.success(), "{}", describe(&output));
+        output.stdout
+    }
+
+    pub fn json<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> serde_json::Value {
+        serde_json::from_slice(&self.ok(args)).unwrap()
+    }
+
+    /// Mounts an image and returns the mountpoint.
+    pub fn mount(&mut self, image: &str, extra: &[&str]) -> PathBuf {
+        let mountpoint = self.path(&format!("mnt{}", self.mounts.len()));
+        fs::create_dir(&mountpoint).unwrap();
+        let mut args: Vec<OsString> = vec!["mount".into(), image.into(), mountpoint.clone().into()];
+        args.extend(extra.iter().map(OsString::from));
+        self.ok(args);
+        self.mounts.push(mountpoint.clone());
+        mountpoint
+    }
+
+    pub fn umount(&mut self, mountpoint: &Path) {
+        self.ok([OsStr::new("umount"), mountpoint.as_os_str()]);
+        self.mounts.retain(|m| m != mountpoint);
+        assert!(!is_mounted(mountpoint));
+    }
+
+    pub fn status(&self, mountpoint: &Path) -> serde_json::Value {
+        self.json([OsStr::new("status"), OsStr::new("--json"), mountpoint.as_os_str()])
+    }
+
+    /// Drops the kernel's caches, so that the next reads reach the daemon.
+    pub fn drop_caches() {
+        nix::unistd::sync();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        for mountpoint in std::mem::take(&mut self.mounts) {
+            let output = self.run([OsStr::new("umount"), mountpoint.as_os_str()]);
+            if !output.status.success() {
+                let _ = nix::mount::umount2(&mountpoint, nix::mount::MntFlags::MNT_DETACH);
+                if !std::thread::panicking() {
+                    panic!("{}", describe(&output));
+                }
+            }
+        }
+    }
+}
+
+pub fn describe(output: &Output) -> String {
+    format!(
+        "{}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|m| Path::new(m) == path))
+}
+
+/// Waits until something holds; fails loudly otherwise.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a program that must be there and must succeed.
+pub fn tool<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Vec<u8> {
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}: `make deps` installs it"));
+    assert!(output.status.success(), "{program}: {}", describe(&output));
+    output.stdout
+}
+
+/// Debian's `docker-registry` on a free port of 127.0.0.1.
+pub struct DockerRegistry {
+    child: Child,
+    pub address: String,
+    log: PathBuf,
+}
+
+impl DockerRegistry {
+    pub fn start(dir: &Path) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let config = dir.join("config.yml");
+        let storage = dir.join("storage");
+        fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
+                storage.display()
+            ),
+        )
+        .unwrap();
+        let log = dir.join("log");
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(fs::File::create(dir.join("stderr")).unwrap())
+            .spawn()
+            .expect("docker-registry: `make deps` installs it");
+        let registry = Self { child, address, log };
+        wait_until("docker-registry to listen", || std::net::TcpStream::connect(&registry.address).is_ok());
+        registry
+    }
+
+    /// Body bytes that the registry says it sent for GETs of blobs.
+    pub fn blob_bytes(&self) -> u64 {
+        let log = fs::read_to_string(&self.log).unwrap();
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|entry| {
+                entry["http.request.method"] == "GET"
+                    && entry["http.request.uri"].as_str().is_some_and(|uri| uri.contains("/blobs/"))
+            })
+            .filter_map(|entry| entry["http.response.written"].as_u64())
+            .sum()
+    }
+
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Writes an image as an OCI layout; `oci:DIR`.
+pub fn layout(image: &Image, dir: &Path) -> String {
+    image.write_layout(dir).unwrap();
+    format!("oci:{}", dir.display())
+}
+
+/// Everything that can be seen of a file from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub mtime: (i64, i64),
+    pub nlink: u64,
+    pub rdev: u64,
+    pub target: Option<OsString>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// BLAKE3 of a file's bytes, read in one go.
+    pub content: Option<[u8; 32]>,
+    /// First name of the hard-link group.
+    pub same_as: Option<PathBuf>,
+}
+
+/// Walks a tree without following links or crossing mounts; names relative to the root.
+pub fn walk(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut seen = BTreeMap::new();
+    let mut groups = BTreeMap::new();
+    let mut queue = vec![PathBuf::new()];
+    while let Some(name) = queue.pop() {
+        let path = root.join(&name);
+        let meta = fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if meta.is_dir() {
+            let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            queue.extend(entries.map(|entry| name.join(entry.unwrap().file_name())));
+        }
+        if !meta.is_dir() && meta.nlink() > 1 {
+            let first: &mut PathBuf = groups.entry(meta.ino()).or_insert_with(|| name.clone());
+            if name < *first {
+                *first = name.clone();
+            }
+        }
+        seen.insert(
+            name.clone(),
+            (
+                meta.ino(),
+                Seen {
+                    mode: meta.mode(),
+                    uid: meta.uid(),
+                    gid: meta.gid(),
+                    // A directory's size is the file system's own business.
+                    size: if meta.is_dir() { 0 } else { meta.size() },
+                    mtime: (meta.mtime(), meta.mtime_nsec()),
+                    // Some file systems count no subdirectories.
+                    nlink: if meta.is_dir() { 0 } else { meta.nlink() },
+                    rdev: meta.rdev(),
+                    target: meta.is_symlink().then(|| fs::read_link(&path).unwrap().into_os_string()),
+                    xattrs: xattrs(&path),
+                    content: meta.is_file().then(|| digest(&path)),
+                    same_as: None,
+                },
+            ),
+        );
+    }
+    seen.into_iter()
+        .map(|(name, (ino, mut file))| {
+            file.same_as = groups.get(&ino).filter(|_| file.nlink > 1).cloned();
+            (name, file)
+        })
+        .collect()
+}
+
+/// Fails with the differences between two trees.
+pub fn assert_same_trees(ours: &BTreeMap<PathBuf, Seen>, theirs: &BTreeMap<PathBuf, Seen>) {
+    let mut differences = Vec::new();
+    for name in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (a, b) = (ours.get(name), theirs.get(name));
+        if a != b {
+            differences.push(format!("{}\n  ours:   {a:?}\n  theirs: {b:?}", name.display()));
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} of {} differ:\n{}",
+        differences.len(),
+        theirs.len(),
+        differences.iter().take(10).cloned().collect::<Vec<_>>().join("\n")
+    );
+}
+
+fn digest(path: &Path) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let n = file.read(&mut buffer).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if n == 0 {
+            return *hasher.finalize().as_bytes();
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Extended attributes, sorted; of the link itself.
+pub fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let list = |into: &mut [u8]| lxattr(path, None, into);
+    let len = list(&mut []).unwrap_or(0);
+    let mut names = vec![0; len];
+    let len = list(&mut names).unwrap_or(0);
+    let mut found: Vec<_> = names[..len]
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty() && *name != b"user.clipfs.image")
+        .map(|name| {
+            let len = lxattr(path, Some(name), &mut []).unwrap();
+            let mut value = vec![0; len];
+            lxattr(path, Some(name), &mut value).unwrap();
+            (name.to_vec(), value)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[expect(unsafe_code, reason = "neither std nor nix wraps lgetxattr")]
+fn lxattr(path: &Path, name: Option<&[u8]>, into: &mut [u8]) -> std::io::Result<usize> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let name = name.map(std::ffi::CString::new).transpose()?;
+    // SAFETY: both strings end in NUL and outlive the call; `into` is writable for its length.
+    let n = unsafe {
+        match &name {
+            Some(name) => libc::lgetxattr(path.as_ptr(), name.as_ptr(), into.as_mut_ptr().cast(), into.len()),
+            None => libc::llistxattr(path.as_ptr(), into.as_mut_ptr().cast(), into.len()),
+        }
+    };
+    usize::try_from(n).map_err(|_| std::io::Error::last_os_error())
+}
+
+/// Reads every file of a tree at random offsets, in random order, and compares with the same ranges elsewhere.
+pub fn assert_same_random_reads(ours: &Path, theirs: &Path, files: &[PathBuf], seed: u64) {
+    let mut rng = fixtures::rng::SplitMix64::new(seed);
+    let mut order: Vec<&PathBuf> = files.iter().collect();
+    for n in (1..order.len()).rev() {
+        order.swap(n, usize::try_from(rng.below(n as u64 + 1)).unwrap());
+    }
+    for name in order {
+        let (a, b) = (fs::File::open(ours.join(name)).unwrap(), fs::File::open(theirs.join(name)).unwrap());
+        let size = b.metadata().unwrap().len();
+        for _ in 0..3 {
+            let offset = rng.below(size + 1);
+            let len = usize::try_from(rng.below(64 << 10) + 1).unwrap();
+            let (mut x, mut y) = (vec![0; len], vec![0; len]);
+            let n = a.read_at(&mut x, offset).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
+            let m = b.read_at(&mut y, offset).unwrap();
+            // Both may be short at the end of the file only.
+            assert_eq!(n, m, "{} at {offset}", name.display());
+            assert!(x[..n] == y[..m], "{} differs at {offset}", name.display());
+        }
+    }
+}
+
+/// Regular files of a walked tree.
+pub fn regular_files(tree: &BTreeMap<PathBuf, Seen>) -> Vec<PathBuf> {
+    tree.iter().filter(|(_, seen)| seen.content.is_some()).map(|(name, _)| name.clone()).collect()
+}
+
+/// Writes a file in one go and says where it failed.
+pub fn write(path: &Path, bytes: &[u8]) {
+    let mut file = fs::File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file.write_all(bytes).unwrap();
+}
+
+/// Bytes as a file name.
+pub fn name(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
