@@ -4,6 +4,7 @@
 //! (An "image index" in OCI's words is a manifest list; ours is always the *clip index*.)
 
 pub mod format;
+mod header;
 pub mod layer;
 pub mod map;
 pub mod reader;
@@ -46,3 +47,6 @@ pub enum IndexError {
     #[error("invalid clip index: {0}")]
     Invalid(String),
 }
+
+#[cfg(test)]
+mod tests;

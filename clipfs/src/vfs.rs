@@ -111,11 +111,7 @@ impl Vfs {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`.
-    pub fn readdir(
-        &self,
-        dir: Ino,
-        offset: u64,
-    ) -> Result<impl Iterator<Item = DirEntry<'_>>, VfsError> {
+    pub fn readdir(&self, dir: Ino, offset: u64) -> Result<impl Iterator<Item = DirEntry<'_>>, VfsError> {
         let inode = self.dir(dir)?;
         let len = u64::from(self.index.dir_len(dir)) + DOTS;
         Ok((offset..len).filter_map(move |at| {
@@ -223,3 +219,6 @@ impl Vfs {
         Totals { bytes: self.index.content_bytes(), files: self.index.inode_count() }
     }
 }
+
+#[cfg(test)]
+mod tests;

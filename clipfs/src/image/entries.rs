@@ -19,7 +19,7 @@ const SEGMENT: usize = 1 << 20;
 
 /// Most bytes of distinct attribute sets in one layer: they are the one thing that an archive could blow up without
 /// limit in memory.
-const MAX_XATTR_BYTES: usize = 256 << 20;
+const MAX_XATTR_BYTES: usize = 64 << 20;
 
 /// Type tags of the log.
 mod tag {
@@ -379,10 +379,7 @@ mod tests {
 
     fn check(item: &Item<'_>, want: &Entry) {
         assert_eq!(item.path, want.path);
-        assert_eq!(
-            (item.mode, item.uid, item.gid, item.mtime),
-            (want.mode, want.uid, want.gid, want.mtime)
-        );
+        assert_eq!((item.mode, item.uid, item.gid, item.mtime), (want.mode, want.uid, want.gid, want.mtime));
         let want = match &want.kind {
             EntryKind::File(f) => ItemKind::File { size: f.size, digest: f.digest, extents: &f.extents },
             EntryKind::Dir => ItemKind::Dir,

@@ -18,7 +18,7 @@
 
 use super::entries::{Item, ItemKind};
 use super::nodes::{Attrs, NONE, NodeKind, Nodes, ROOT};
-use super::resolve::{self, MAX_NAME, Place, ResolveError, clean, split};
+use super::resolve::{LINK_BUDGET, MAX_NAME, Place, ResolveError, clean, resolve, split};
 use super::{LayerEntries, Tree, xattr};
 use crate::decode::tar::Timestamp;
 
@@ -75,11 +75,13 @@ enum Role<'a> {
 #[derive(Debug)]
 pub struct Merger {
     tree: Nodes,
+    /// What is left of the work that symlinks may make.
+    budget: u64,
 }
 
 impl Default for Merger {
     fn default() -> Self {
-        Self { tree: Nodes::new() }
+        Self { tree: Nodes::new(), budget: LINK_BUDGET }
     }
 }
 
@@ -96,7 +98,8 @@ impl Merger {
             // A set that the kernel cannot have is refused where an entry uses it, so that the error names it.
             xattrs.push(if xattr::check(&set) { Some(self.tree.xattr_set(&set)?) } else { None });
         }
-        let mut pass = Pass { tree: &mut self.tree, layer, xattrs, waiting: Vec::new() };
+        let (tree, budget) = (&mut self.tree, &mut self.budget);
+        let mut pass = Pass { tree, budget, layer, xattrs, waiting: Vec::new() };
         let mut path = Vec::new();
         let mut cursor = entries.cursor();
         while let Some(item) = cursor.next() {
@@ -135,6 +138,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Pass<'t> {
     tree: &'t mut Nodes,
+    budget: &'t mut u64,
     layer: u32,
     /// Layer's attribute sets → the tree's; `None`: not allowed.
     xattrs: Vec<Option<u32>>,
@@ -148,6 +152,7 @@ impl Pass<'_> {
 
     fn unresolved(&self, path: &[u8], error: ResolveError) -> MergeError {
         let reason = match error {
+            ResolveError::TooMuch => return MergeError::TooLarge("symbolic links to follow"),
             ResolveError::NotADirectory => "a parent is not a directory",
             ResolveError::TooManyLinks => "too many symbolic links in its path",
             ResolveError::NameTooLong => "a parent leads to a name of more than 255 bytes",
@@ -176,7 +181,7 @@ impl Pass<'_> {
         if !matches!(role, Role::Whiteout(_) | Role::Opaque) {
             return Ok(());
         }
-        let place = match resolve::resolve(self.tree, split(path).0) {
+        let place = match resolve(self.tree, split(path).0, self.budget) {
             Ok(place) => place,
             // The layer replaces a file by a directory: nothing there to hide.
             Err(ResolveError::NotADirectory) => return Ok(()),
@@ -270,7 +275,7 @@ impl Pass<'_> {
     /// Resolves an entry's parent and makes what is missing of it.
     fn make_dirs(&mut self, path: &[u8], parent: &[u8]) -> Result<u32, MergeError> {
         let Place { node: mut dir, missing } =
-            resolve::resolve(self.tree, parent).map_err(|e| self.unresolved(path, e))?;
+            resolve(self.tree, parent, self.budget).map_err(|e| self.unresolved(path, e))?;
         if !self.tree.is_dir(dir) {
             return Err(self.unresolved(path, ResolveError::NotADirectory));
         }
@@ -304,11 +309,11 @@ impl Pass<'_> {
     }
 
     /// The inode that a hard link names: symlinks are followed in its parent, not at its end. `None`: not there (yet).
-    fn link_target(&self, path: &[u8], target: &[u8]) -> Result<Option<u32>, MergeError> {
+    fn link_target(&mut self, path: &[u8], target: &[u8]) -> Result<Option<u32>, MergeError> {
         let (parent, name) = split(target);
         // A path that ends in a slash or dots has no last name: all of it is the parent.
         let whole = matches!(name, b"" | b"." | b"..");
-        let place = match resolve::resolve(self.tree, if whole { target } else { parent }) {
+        let place = match resolve(self.tree, if whole { target } else { parent }, self.budget) {
             Ok(place) => place,
             Err(ResolveError::NotADirectory) => return Ok(None),
             Err(e) => return Err(self.unresolved(path, e)),
@@ -339,8 +344,7 @@ impl Pass<'_> {
             (below, above) if below == above || above == 0 => below,
             (0, above) => above,
             (below, above) => {
-                let merged =
-                    xattr::overlay(&sets[crate::num::idx(below)], &sets[crate::num::idx(above)]);
+                let merged = xattr::overlay(&sets[crate::num::idx(below)], &sets[crate::num::idx(above)]);
                 self.tree.xattr_set(&merged)?
             }
         };
@@ -402,3 +406,6 @@ fn role(path: &[u8]) -> Role<'_> {
 fn printable(path: &[u8]) -> String {
     String::from_utf8_lossy(path.get(..1024).unwrap_or(path)).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

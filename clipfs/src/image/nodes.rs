@@ -336,6 +336,19 @@ impl Nodes {
         Ok(id)
     }
 
+    /// Bytes that the arrays use, for accounting.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Node>() * self.nodes.len()
+            + size_of::<Slot>() * self.slots.len()
+            + self.slot_table.bytes()
+            + self.names.bytes()
+            + self.targets.len()
+            + size_of::<Body>() * self.bodies.len()
+            + size_of::<Fragments>() * self.fragments.len()
+            + size_of::<Extent>() * self.extents.len()
+    }
+
     /// Frees what only merging needs.
     pub(super) fn freeze(&mut self) {
         self.slot_table = Table::default();
@@ -379,12 +392,7 @@ impl Nodes {
 }
 
 /// Puts an element where another has been freed, or at the end.
-fn add<T>(
-    all: &mut Vec<T>,
-    free: &mut Vec<u32>,
-    element: T,
-    what: &'static str,
-) -> Result<u32, MergeError> {
+fn add<T>(all: &mut Vec<T>, free: &mut Vec<u32>, element: T, what: &'static str) -> Result<u32, MergeError> {
     if let Some(id) = free.pop() {
         all[idx(id)] = element;
         return Ok(id);

@@ -1,9 +1,14 @@
 //! Paths in the merged tree: cleaning them, and following symlinks that never leave the root.
 
 use super::nodes::{NodeKind, Nodes, ROOT};
+use crate::num::to_u64;
 
 /// Most symlinks that one path may lead through (containerd's `fs.RootPath`).
 const MAX_LINKS: u32 = 255;
+
+/// Most bytes of symlink targets that all paths of an image together may lead through. Real images need a few megabytes; without
+/// a limit a small hostile one could keep us busy for hours.
+pub(super) const LINK_BUDGET: u64 = 1 << 30;
 
 /// Longest name in a directory (`NAME_MAX`).
 pub(super) const MAX_NAME: usize = 255;
@@ -17,6 +22,8 @@ pub(super) enum ResolveError {
     TooManyLinks,
     /// A component of a symlink's target is longer than [`MAX_NAME`].
     NameTooLong,
+    /// The image has used up its [`LINK_BUDGET`].
+    TooMuch,
 }
 
 /// Where a path leads.
@@ -59,7 +66,9 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 ///
 /// (`..` in a target goes up from where the component before it has led, as the kernel and umoci do. containerd's
 /// `RootPath` cuts such a target short by its letters; the two differ only if the component is itself a symlink.)
-pub(super) fn resolve(tree: &Nodes, path: &[u8]) -> Result<Place, ResolveError> {
+///
+/// `budget` is what is left of [`LINK_BUDGET`].
+pub(super) fn resolve(tree: &Nodes, path: &[u8], budget: &mut u64) -> Result<Place, ResolveError> {
     let mut place = Place { node: ROOT, missing: Vec::new() };
     let mut links = 0;
     // A symlink replaces the rest of the path by its target and what followed it.
@@ -98,6 +107,7 @@ pub(super) fn resolve(tree: &Nodes, path: &[u8]) -> Result<Place, ResolveError> 
             return Err(ResolveError::TooManyLinks);
         }
         let target = tree.target(node);
+        *budget = budget.checked_sub(to_u64(target.len())).ok_or(ResolveError::TooMuch)?;
         if target.starts_with(b"/") {
             place.node = ROOT;
         }
@@ -171,6 +181,7 @@ mod tests {
     #[test]
     fn follows_symlinks_inside_the_root() {
         let tree = sample();
+        let resolve = |path: &[u8], budget: u64| resolve(&tree, path, &mut { budget });
         for (path, node, missing) in [
             ("", 0, ""),
             ("usr/lib", 2, ""),
@@ -182,12 +193,13 @@ mod tests {
             ("gone", 0, "no/dir"),
             ("gone/x", 0, "no/dir/x"),
         ] {
-            let place = resolve(&tree, path.as_bytes()).unwrap();
+            let place = resolve(path.as_bytes(), 100).unwrap();
             assert_eq!(place.node, node, "{path}");
             assert_eq!(place.missing.join(&b'/'), missing.as_bytes(), "{path}");
         }
-        assert_eq!(resolve(&tree, b"loop"), Err(ResolveError::TooManyLinks));
-        assert_eq!(resolve(&tree, b"file/x"), Err(ResolveError::NotADirectory));
-        assert_eq!(resolve(&tree, b"file").unwrap().missing.len(), 0);
+        assert_eq!(resolve(b"loop", 5000), Err(ResolveError::TooManyLinks));
+        assert_eq!(resolve(b"loop", 100), Err(ResolveError::TooMuch));
+        assert_eq!(resolve(b"file/x", 5000), Err(ResolveError::NotADirectory));
+        assert_eq!(resolve(b"file", 5000).unwrap().missing.len(), 0);
     }
 }

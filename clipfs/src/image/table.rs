@@ -52,6 +52,11 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.cells.len() * 4
+    }
+
     fn cell_of(&self, hash: u64, eq: impl Fn(u32) -> bool) -> Option<usize> {
         let mask = self.cells.len().checked_sub(1)?;
         let mut cell = to_usize(hash) & mask;
@@ -120,6 +125,11 @@ impl Names {
     /// How many names.
     pub(super) fn len(&self) -> usize {
         self.starts.len().saturating_sub(1)
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() + self.starts.len() * 4 + self.table.bytes()
     }
 
     /// Frees what only [`Names::find`] and [`Names::intern`] need.

@@ -1,4 +1,4 @@
-//! On-disk layout: header, section table, fixed-size little-endian records. `docs/INDEX.md` says the same in prose.
+//! On-disk layout: sections and fixed-size little-endian records (the header is in [`super::header`]). `docs/INDEX.md` says the same in prose.
 //!
 //! Records are read and written field by field: no transmutes, no alignment to rely on. With constant offsets into
 //! arrays of constant size every access compiles to one load.
@@ -10,12 +10,6 @@ use crate::decode::tar::Extent;
 use crate::decode::{Blake3, Compression, Resume};
 use crate::num::{to_u64, to_usize};
 use crate::oci::Digest;
-
-/// First bytes of every index. The high bit and the line ends show damage by transfers that take it for text.
-pub(super) const MAGIC: [u8; 8] = *b"\x89CLIP\r\n\x1a";
-
-/// Version of the format that this build writes and reads.
-pub const VERSION: u32 = 1;
 
 /// Sections, in the order in which they stand in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,76 +82,6 @@ impl Section {
             Self::Layers => Layer::LEN,
             Self::Chunks => <ChunkRecord as Record<72>>::LEN,
         }
-    }
-}
-
-/// Length of the fixed head before the section table.
-const HEAD: usize = 32;
-/// Length of a section table entry.
-const TABLE_ENTRY: usize = 56;
-/// Where the header's own checksum stands.
-pub(super) const HEADER_SUM: usize = HEAD + SECTIONS * TABLE_ENTRY;
-/// Length of the header: the first section starts here.
-pub(super) const HEADER_LEN: usize = HEADER_SUM + 32;
-
-/// A section table entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct TableEntry {
-    pub(super) kind: u32,
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    pub(super) sum: Blake3,
-}
-
-/// The header, as far as it is not constant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) version: u32,
-    pub(super) sections: u32,
-    pub(super) length: u64,
-    pub(super) flags: u64,
-    pub(super) table: [TableEntry; SECTIONS],
-}
-
-impl Header {
-    pub(super) fn decode(bytes: &[u8; HEADER_LEN]) -> Self {
-        let mut table = [TableEntry::default(); SECTIONS];
-        for (n, entry) in table.iter_mut().enumerate() {
-            let at = HEAD + n * TABLE_ENTRY;
-            *entry = TableEntry {
-                kind: u32_at(bytes, at),
-                offset: u64_at(bytes, at + 8),
-                len: u64_at(bytes, at + 16),
-                sum: array_at(bytes, at + 24),
-            };
-        }
-        Self {
-            version: u32_at(bytes, 8),
-            sections: u32_at(bytes, 12),
-            length: u64_at(bytes, 16),
-            flags: u64_at(bytes, 24),
-            table,
-        }
-    }
-
-    /// The header with its checksum.
-    pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
-        let mut out = [0; HEADER_LEN];
-        put(&mut out, 0, MAGIC);
-        put(&mut out, 8, self.version.to_le_bytes());
-        put(&mut out, 12, self.sections.to_le_bytes());
-        put(&mut out, 16, self.length.to_le_bytes());
-        put(&mut out, 24, self.flags.to_le_bytes());
-        for (n, entry) in self.table.iter().enumerate() {
-            let at = HEAD + n * TABLE_ENTRY;
-            put(&mut out, at, entry.kind.to_le_bytes());
-            put(&mut out, at + 8, entry.offset.to_le_bytes());
-            put(&mut out, at + 16, entry.len.to_le_bytes());
-            put(&mut out, at + 24, entry.sum);
-        }
-        let sum = *blake3::hash(&out[..HEADER_SUM]).as_bytes();
-        put(&mut out, HEADER_SUM, sum);
-        out
     }
 }
 
@@ -519,24 +443,24 @@ pub(super) fn count(section: &[u8], kind: Section) -> u64 {
 }
 
 #[inline]
-fn u32_at<const N: usize>(r: &[u8; N], at: usize) -> u32 {
+pub(super) fn u32_at<const N: usize>(r: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes(array_at(r, at))
 }
 
 #[inline]
-fn u64_at<const N: usize>(r: &[u8; N], at: usize) -> u64 {
+pub(super) fn u64_at<const N: usize>(r: &[u8; N], at: usize) -> u64 {
     u64::from_le_bytes(array_at(r, at))
 }
 
 /// `M` bytes at a constant offset: the bounds check goes away at compile time.
 #[inline]
-fn array_at<const N: usize, const M: usize>(r: &[u8; N], at: usize) -> [u8; M] {
+pub(super) fn array_at<const N: usize, const M: usize>(r: &[u8; N], at: usize) -> [u8; M] {
     let mut out = [0; M];
     out.copy_from_slice(&r[at..at + M]);
     out
 }
 
 #[inline]
-fn put<const N: usize, const M: usize>(r: &mut [u8; N], at: usize, value: [u8; M]) {
+pub(super) fn put<const N: usize, const M: usize>(r: &mut [u8; N], at: usize, value: [u8; M]) {
     r[at..at + M].copy_from_slice(&value);
 }

@@ -110,10 +110,7 @@ impl ClipIndex {
 
     fn new(bytes: Bytes) -> Result<Self, IndexError> {
         let (header, sections) = validate::header(&bytes)?;
-        for section in Section::ALL.into_iter().filter(|&s| s != Section::Windows) {
-            validate::checksum(&bytes, &header, &sections, section)?;
-        }
-        let facts = validate::structure(&bytes, &sections)?;
+        let facts = validate::all(&bytes, &header, &sections, false)?;
         bytes.release();
         Ok(Self { bytes, sections, facts })
     }
@@ -124,10 +121,7 @@ impl ClipIndex {
     /// See [`IndexError`].
     pub fn verify_all(&self) -> Result<(), IndexError> {
         let (header, sections) = validate::header(&self.bytes)?;
-        for section in Section::ALL {
-            validate::checksum(&self.bytes, &header, &sections, section)?;
-        }
-        validate::structure(&self.bytes, &sections)?;
+        validate::all(&self.bytes, &header, &sections, true)?;
         self.bytes.release();
         Ok(())
     }

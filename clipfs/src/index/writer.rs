@@ -8,9 +8,9 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::LayerIndex;
 use super::format::{
-    Content, Dirent, Fragments, HEADER_LEN, Header, Inode, Layer, Meta, Record, SECTIONS, SPARSE, Section,
-    TableEntry, VERSION, XattrSet, align,
+    Content, Dirent, Fragments, Inode, Layer, Meta, Record, SECTIONS, SPARSE, Section, XattrSet, align,
 };
+use super::header::{HEADER_LEN, Header, TableEntry, VERSION};
 use crate::image::Tree;
 use crate::image::nodes::{Node, NodeKind};
 use crate::num::{idx, to_u64};
@@ -242,7 +242,10 @@ fn write_layers(w: &mut Writer<'_>, tree: &Tree, layers: &[LayerIndex]) -> io::R
         windows = windows.checked_add(layer.windows_len).ok_or_else(|| too_large("windows"))?;
     }
     if contents.next().is_some() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree has files of a layer that is missing"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the tree has files of a layer that is missing",
+        ));
     }
     w.end()?;
     w.begin(Section::Chunks);
