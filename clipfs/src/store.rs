@@ -308,9 +308,14 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let inner = &self.inner;
         let dirs = inner.disk.dirs();
-        if dirs.is_some() && inner.usage.is_stale() {
-            inner.in_background(evict::Job::Count);
-            inner.usage.wait_known(COUNT_PATIENCE);
+        if let Some(dirs) = &dirs {
+            let start = Instant::now();
+            while !inner.usage.is_known(dirs) && start.elapsed() < COUNT_PATIENCE {
+                if !inner.in_background(evict::Job::Count) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         let usage::Tally { bytes, objects, partials } = inner.usage.tally(dirs.as_deref());
         StoreStats {

@@ -53,7 +53,7 @@ pub(super) struct Dirs {
     tmp: OwnedFd,
     /// The shared tally: see `usage`. `None`: cannot be opened; each process then counts for itself.
     pub(super) usage: Option<File>,
-    /// `objects` did not exist before: there is nothing to count.
+    /// `objects` and `partial` did not exist before: there is nothing to count.
     pub(super) fresh: bool,
 }
 
@@ -202,9 +202,16 @@ impl Dirs {
         check_owner(&root)?;
         let has_version = check_version(&root)?;
         let (objects, fresh) = subdir(&root, "objects")?;
-        let (partial, _) = subdir(&root, "partial")?;
+        let (partial, partial_fresh) = subdir(&root, "partial")?;
         let (tmp, _) = subdir(&root, "tmp")?;
         let usage = open_at(&root, "usage", OFlag::O_RDWR | OFlag::O_CREAT).ok();
+        if (fresh || partial_fresh)
+            && let Some(usage) = &usage
+        {
+            // What it says is of directories that somebody has removed.
+            usage.set_len(0)?;
+        }
+        let fresh = fresh && partial_fresh;
         let dirs = Self { root, objects: objects.into(), partial, tmp, usage, fresh };
         if !has_version {
             // A full disk may refuse these; the next opening tries again.
@@ -295,7 +302,7 @@ impl Dirs {
         }
     }
 
-    /// Waits at most `wait` until no other process scans or evicts. The lock ends with the guard; one thread of this
+    /// Waits at most `wait` until no other process counts or evicts. The lock ends with the guard; one thread of this
     /// process at a time (the caller's mutex sees to that). `None`: still busy.
     pub(super) fn scan_lock(&self, wait: Duration) -> Option<ScanLock<'_>> {
         let start = Instant::now();

@@ -1,8 +1,10 @@
 //! Keeping the quota: room is made before anything is written.
 //!
 //! There is no list of objects in memory; an eviction scans the directory (about a second for half a million objects)
-//! and removes the least recently used until the store is at 95 % of its quota, so scans are rare. When a writer comes
-//! within 2 % of the quota this begins in the background, so that writers seldom wait. One process at a time evicts.
+//! and removes the least recently used until the store is at 95 % of its quota, so scans are rare. It runs on a thread of
+//! its own and begins when a writer comes within 2 % of the quota, so that writers seldom wait for it; those who must
+//! wait do so until there is room, not until it ends, and not long: then they go on uncached. One process at a time
+//! evicts or counts; the others see the tally change.
 //!
 //! Last use is the later of what this process remembers and what the file's times say: see `object` for how uses by
 //! earlier and other processes reach those.
@@ -20,8 +22,11 @@ use super::usage::{Change, Tally, Verdict, signed};
 use super::{Inner, lock};
 use crate::decode::Blake3;
 
-/// How long a writer waits for a count or for another process that evicts, before it goes on uncached.
+/// How long a writer waits for room or for the first count, before it goes on uncached.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long nothing is tried again after an eviction that found too little, at least.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// Candidates ordered by last use, the most recent first: the top of a heap is the one to spare.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,33 +51,30 @@ impl Drop for Reservation<'_> {
 }
 
 impl Inner {
-    /// Sets `need` bytes aside, evicting if it must. `None`: they do not fit (too large, or all else is in use).
+    /// Sets `need` bytes aside, waiting for an eviction if it must. `None`: they do not fit (too large, or all else is in use).
     pub(super) fn reserve(self: &Arc<Self>, need: u64) -> Option<Reservation<'_>> {
         if need > self.quota {
             return None;
         }
         let dirs = self.dirs_for_writing()?;
-        for attempt in 0..3 {
-            match self.usage.try_reserve(&dirs, need) {
+        let mut patience = Patience::new();
+        loop {
+            let job = match self.usage.try_reserve(&dirs, need) {
                 Verdict::Granted { tight } => {
                     if tight {
-                        self.in_background(Job::Evict);
+                        self.in_background(Job::Evict { target: self.low_water() });
                     } else if self.usage.is_stale() {
                         self.in_background(Job::Count);
                     }
                     return Some(Reservation { inner: self, bytes: need });
                 }
-                Verdict::Unknown => {
-                    self.in_background(Job::Count);
-                    if !self.usage.wait_known(PATIENCE) {
-                        return None;
-                    }
-                }
-                Verdict::Full if attempt == 2 || !self.make_room(&dirs, need) => return None,
-                Verdict::Full => {}
+                Verdict::Unknown => Job::Count,
+                Verdict::Full { target } => Job::Evict { target: target.min(self.low_water()) },
+            };
+            if !self.in_background(job) || !patience.wait() {
+                return None;
             }
         }
-        None
     }
 
     /// What the store is brought down to when it is full.
@@ -80,40 +82,34 @@ impl Inner {
         self.quota - self.quota / 20
     }
 
-    /// Evicts so that `need` bytes fit. `false`: they do not.
-    fn make_room(&self, dirs: &Dirs, need: u64) -> bool {
-        let _turn = lock(&self.scanning);
-        if self.usage.target_for(dirs, need).is_none() {
-            return true;
+    /// After a write of `need` bytes failed for want of space (which others may have used up): evicts some, and returns as
+    /// soon as that much is free. `false`: nothing to be had.
+    pub(super) fn make_space(self: &Arc<Self>, dirs: &Dirs, need: u64) -> bool {
+        let mut patience = Patience::new();
+        while !self.usage.is_known(dirs) {
+            if !self.in_background(Job::Count) || !patience.wait() {
+                return false;
+            }
         }
-        if self.is_stuck() {
-            return false;
-        }
-        let _lock = dirs.scan_lock(PATIENCE);
-        let Some(target) = self.usage.target_for(dirs, need) else { return true };
-        let _ = self.evict_locked(dirs, target.min(self.low_water()));
-        self.usage.target_for(dirs, need).is_none()
-    }
-
-    /// After a write failed for want of space (which others may have used up): evicts some. `false`: nothing could be.
-    /// `seen`: the number of evictions before the failed write; if there have been more since, it is worth another try.
-    pub(super) fn make_space(&self, dirs: &Dirs, need: u64, seen: u64) -> bool {
-        let _turn = lock(&self.scanning);
-        if self.counters.evictions.load(Ordering::Relaxed) != seen {
-            return true;
-        }
-        if self.is_stuck() {
-            return false;
-        }
-        let _lock = dirs.scan_lock(PATIENCE);
         let held = self.usage.tally(Some(dirs)).bytes;
         let some = need.saturating_mul(2).max(held / 20);
-        self.evict_locked(dirs, held.saturating_sub(some)).is_ok_and(|freed| freed > 0)
+        let target = held.saturating_sub(some);
+        while self.usage.tally(Some(dirs)).bytes > held.saturating_sub(need) {
+            if held == 0 || !self.in_background(Job::Evict { target }) || !patience.wait() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether an eviction has lately found nothing more to remove.
     fn is_stuck(&self) -> bool {
         lock(&self.stuck_until).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Evicts nothing for a while: ten times what it took to find out that there is nothing.
+    fn set_stuck(&self, took: Duration) {
+        *lock(&self.stuck_until) = Some(Instant::now() + STUCK.max(10 * took));
     }
 
     /// Removes the least recently used until at most `target` bytes are left. The caller holds `scanning` and, if it got it,
@@ -141,8 +137,7 @@ impl Inner {
             }
             if all || round == 0 {
                 // What is left is in use. Do not scan for it at every write.
-                *lock(&self.stuck_until) =
-                    Some(Instant::now() + Duration::from_secs(1).max(10 * start.elapsed()));
+                self.set_stuck(start.elapsed());
                 break;
             }
         }
@@ -215,45 +210,73 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs a job on a thread of its own, unless one is running.
-    pub(super) fn in_background(self: &Arc<Self>, job: Job) {
-        if self.is_stuck() && job == Job::Evict
-            || self.stop.load(Ordering::Relaxed)
-            || self.background.swap(true, Ordering::Acquire)
-        {
-            return;
+    /// Runs a job on a thread of its own, unless one is running already. `false`: no use waiting for it.
+    pub(super) fn in_background(self: &Arc<Self>, job: Job) -> bool {
+        if self.is_stuck() || self.stop.load(Ordering::Relaxed) {
+            return false;
         }
-        let inner = Arc::clone(self);
+        if self.background.swap(true, Ordering::Acquire) {
+            return true;
+        }
+        let running = Running(Arc::clone(self));
         let run = move || {
+            let start = Instant::now();
+            let inner = &running.0;
             if let Err(error) = inner.run_job(job) {
                 tracing::warn!(dir = %inner.disk.path().display(), %error, "cannot scan the cache");
+                inner.set_stuck(start.elapsed());
             }
-            inner.background.store(false, Ordering::Release);
         };
-        if std::thread::Builder::new().name("clipfs-store".into()).spawn(run).is_err() {
-            self.background.store(false, Ordering::Release);
-        }
+        std::thread::Builder::new().name("clipfs-store".into()).spawn(run).is_ok()
     }
 
     fn run_job(&self, job: Job) -> io::Result<()> {
         let Some(dirs) = self.disk.dirs() else { return Ok(()) };
         let _turn = lock(&self.scanning);
-        let _lock = dirs.scan_lock(PATIENCE);
+        // Another process is at it: its work is ours as well.
+        let Some(_lock) = dirs.scan_lock(Duration::ZERO) else { return Ok(()) };
         match job {
-            // Another process may have counted while we waited for the lock.
             Job::Count => {
-                self.usage.tally(Some(&dirs));
-                if self.usage.is_stale() {
+                // Perhaps another has just finished.
+                if !self.usage.is_known(&dirs) || self.usage.is_stale() {
                     self.count_locked(&dirs, &|| !self.stop.load(Ordering::Relaxed))?;
                 }
             }
-            Job::Evict => {
-                if self.usage.tally(Some(&dirs)).bytes > self.low_water() {
-                    self.evict_locked(&dirs, self.low_water())?;
+            Job::Evict { target } => {
+                if self.usage.tally(Some(&dirs)).bytes > target {
+                    self.evict_locked(&dirs, target)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// The background thread is there; dropped when it ends, or could not be started.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.background.store(false, Ordering::Release);
+    }
+}
+
+/// Waiting in growing steps, [`PATIENCE`] in all.
+struct Patience {
+    start: Instant,
+    step: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { start: Instant::now(), step: Duration::from_micros(200) }
+    }
+
+    /// Waits a step. `false`: enough.
+    fn wait(&mut self) -> bool {
+        std::thread::sleep(self.step);
+        self.step = (self.step * 2).min(Duration::from_millis(20));
+        self.start.elapsed() < PATIENCE
     }
 }
 
@@ -262,8 +285,11 @@ impl Inner {
 pub(super) enum Job {
     /// The full count, if it is due.
     Count,
-    /// Down to 95 % of the quota.
-    Evict,
+    /// Down to so many bytes.
+    Evict {
+        /// Bytes.
+        target: u64,
+    },
 }
 
 /// The change that removing something makes.

@@ -1,10 +1,10 @@
-//! Trouble with the disk: counted, logged once a second, and a second's rest from writing.
+//! Trouble with the disk: counted, logged when it begins, and a second's rest from writing.
 //!
 //! Readers never notice: what cannot be written is served from memory and fetched again later.
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After a failed write nothing is written for so long: a full disk then costs nothing per read, and caching
@@ -18,11 +18,18 @@ pub(super) struct Health {
     /// Milliseconds after `start` until which nothing is written.
     rest_until: AtomicU64,
     failures: AtomicU64,
+    /// The last write failed.
+    failing: AtomicBool,
 }
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { start: Instant::now(), rest_until: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            rest_until: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -36,11 +43,17 @@ impl Health {
     /// Counts a failed write and takes a rest.
     pub(super) fn failed(&self, dir: &Path, what: &str, error: &io::Error) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        let now = self.now();
         let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
-        let until = self.rest_until.swap(now.saturating_add(rest), Ordering::Relaxed);
-        if now >= until {
+        self.rest_until.store(self.now().saturating_add(rest), Ordering::Relaxed);
+        if !self.failing.swap(true, Ordering::Relaxed) {
             tracing::warn!(dir = %dir.display(), what, %error, "cannot write to the cache, going on without");
+        }
+    }
+
+    /// A write has succeeded.
+    pub(super) fn worked(&self) {
+        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("writing to the cache again");
         }
     }
 

@@ -1,12 +1,13 @@
 //! What this process knows of objects: which files it has verified, when it last used them, which are in use.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 
 use super::disk::Ident;
+use super::lock;
 use crate::decode::Blake3;
 
 /// Most objects remembered, about 10 MB. Beyond it the least recently used is forgotten, and verified again when opened.
@@ -16,11 +17,6 @@ const MEMO_ENTRIES: usize = 65_536;
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in this module can panic between two changes that belong together.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -217,12 +217,14 @@ impl Inner {
         need: u64,
         mut write: impl FnMut(&Dirs) -> io::Result<T>,
     ) -> Option<T> {
-        let seen = self.counters.evictions.load(Ordering::Relaxed);
         let mut dirs = self.dirs_for_writing()?;
         let (mut may_reopen, mut may_evict) = (true, true);
         loop {
             let error = match write(&dirs) {
-                Ok(done) => return Some(done),
+                Ok(done) => {
+                    self.health.worked();
+                    return Some(done);
+                }
                 Err(error) => error,
             };
             if may_reopen && (is(&error, Errno::ENOENT) || is(&error, Errno::ESTALE)) {
@@ -233,7 +235,7 @@ impl Inner {
                 }
                 return None;
             }
-            if may_evict && is_full(&error) && self.make_space(&dirs, need, seen) {
+            if may_evict && is_full(&error) && self.make_space(&dirs, need) {
                 may_evict = false;
                 continue;
             }

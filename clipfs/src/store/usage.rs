@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::disk::{Dirs, try_flock};
@@ -80,7 +80,6 @@ pub(super) fn signed(n: u64) -> i64 {
 pub(super) struct Usage {
     quota: u64,
     state: Mutex<State>,
-    counted: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -103,8 +102,8 @@ struct State {
 pub(super) enum Verdict {
     /// Reserved. `tight`: time to evict before it is urgent.
     Granted { tight: bool },
-    /// First make room.
-    Full,
+    /// First bring the store down to `target` bytes.
+    Full { target: u64 },
     /// First count.
     Unknown,
 }
@@ -117,7 +116,7 @@ impl State {
 
 impl Usage {
     pub(super) fn new(quota: u64) -> Self {
-        Self { quota, state: Mutex::default(), counted: Condvar::new() }
+        Self { quota, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -161,9 +160,6 @@ impl Usage {
             None => {}
         }
         let _ = file.unlock();
-        if state.known {
-            self.counted.notify_all();
-        }
     }
 
     /// Records what was written or removed.
@@ -174,7 +170,7 @@ impl Usage {
     }
 
     fn merge_if_due(&self, state: &mut State, dirs: &Dirs) {
-        let old = state.merged.is_none_or(|at| at.elapsed() >= MERGE_AFTER);
+        let old = !state.known || state.merged.is_none_or(|at| at.elapsed() >= MERGE_AFTER);
         if old || state.pending.bytes.unsigned_abs() >= self.flush_at() {
             self.merge(state, dirs);
         }
@@ -204,7 +200,8 @@ impl Usage {
             self.merge(&mut state, dirs);
             after = state.view().bytes.saturating_add(state.reserved).saturating_add(need);
             if after > self.quota {
-                return Verdict::Full;
+                let target = self.quota.saturating_sub(state.reserved).saturating_sub(need);
+                return Verdict::Full { target };
             }
         }
         state.reserved += need;
@@ -216,14 +213,6 @@ impl Usage {
         state.reserved = state.reserved.saturating_sub(need);
     }
 
-    /// Bytes beyond which `need` more would not fit, reservations of others allowed for. `None`: they fit already.
-    pub(super) fn target_for(&self, dirs: &Dirs, need: u64) -> Option<u64> {
-        let mut state = self.lock();
-        self.merge(&mut state, dirs);
-        let target = self.quota.saturating_sub(state.reserved).saturating_sub(need);
-        (!state.known || state.view().bytes > target).then_some(target)
-    }
-
     /// The tally as far as known, merged if possible.
     pub(super) fn tally(&self, dirs: Option<&Dirs>) -> Tally {
         let mut state = self.lock();
@@ -233,11 +222,13 @@ impl Usage {
         state.view()
     }
 
-    /// Waits until the directory has been counted. `false`: not within `wait`.
-    pub(super) fn wait_known(&self, wait: Duration) -> bool {
-        let state = self.lock();
-        let waited = self.counted.wait_timeout_while(state, wait, |state| !state.known);
-        waited.unwrap_or_else(PoisonError::into_inner).0.known
+    /// Whether the directory has been counted, by whomever.
+    pub(super) fn is_known(&self, dirs: &Dirs) -> bool {
+        let mut state = self.lock();
+        if !state.known {
+            self.merge(&mut state, dirs);
+        }
+        state.known
     }
 
     /// Whether a full count is due.
@@ -287,7 +278,6 @@ impl Usage {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        self.counted.notify_all();
     }
 
     /// Merges what is left, at the end.
