@@ -9,21 +9,19 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use crate::index::{ContentId, Kind};
-use crate::read::{Opened, ReadError, Reader};
+use crate::read::Reader;
 use crate::vfs::{Vfs, VfsError};
 
 mod attr;
@@ -33,12 +31,13 @@ pub mod ledger;
 mod modes;
 mod seek;
 pub mod session;
+mod shared;
 pub mod stats;
 
-use backing::Backing;
 use ledger::{KernelInit, Ledger};
-use modes::{Held, Modes};
-use stats::Stats;
+use shared::FH_EMPTY;
+
+pub use shared::Shared;
 
 /// How long the kernel may keep names and attributes: for ever, as the image cannot change. (The kernel counts in jiffies and
 /// clamps; a century needs no clamping.)
@@ -47,20 +46,12 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Inode numbers are never used for something else.
 const GENERATION: Generation = Generation(0);
 
-/// Handles of files: all that a handle says is how it was opened.
-const FH_CACHED: FileHandle = FileHandle(1);
-const FH_PASSTHROUGH: FileHandle = FileHandle(2);
-const FH_EMPTY: FileHandle = FileHandle(3);
-
 /// Largest request: 256 pages, the kernel's own limit (`fs.fuse.max_pages_limit`).
 const MAX_REQUEST: u32 = 1 << 20;
 
 /// Background requests (read-ahead) that the kernel keeps in flight, and when it starts to hold back.
 const MAX_BACKGROUND: u16 = 64;
 const CONGESTION: u16 = 48;
-
-/// Reads that wait for disk or network at the same time. More wait their turn, within their deadline.
-const CONCURRENT_READS: usize = 512;
 
 /// Longest name, as `statfs` reports it.
 const NAME_MAX: u32 = 255;
@@ -72,120 +63,6 @@ pub struct FuseOptions {
     pub passthrough: bool,
     /// Every request is answered within this time.
     pub deadline: Duration,
-}
-
-/// What FUSE threads, tasks and `status` share.
-#[derive(Debug)]
-pub struct Shared {
-    vfs: Vfs,
-    reader: Reader,
-    modes: Modes<Backing>,
-    stats: Stats,
-    errors: errno::ReadErrorLog,
-    kernel_init: OnceLock<KernelInit>,
-    passthrough: AtomicBool,
-    deadline: Duration,
-    permits: Semaphore,
-}
-
-impl Shared {
-    /// Counters.
-    #[must_use]
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// Handles open now.
-    #[must_use]
-    pub fn open_files(&self) -> u64 {
-        self.modes.open_files()
-    }
-
-    /// Whether complete objects are handed to the kernel.
-    #[must_use]
-    pub fn passes_through(&self) -> bool {
-        self.passthrough.load(Ordering::Relaxed)
-    }
-
-    /// Leaves backing ids to the next server: before exiting without unmounting.
-    pub fn abandon(&self) {
-        self.modes.abandon();
-    }
-
-    fn answer_open(&self, reply: ReplyOpen, held: &Held<Backing>) {
-        match held {
-            Held::Cached => {
-                Stats::add(&self.stats.opens_cached, 1);
-                reply.opened(FH_CACHED, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-            }
-            Held::Passthrough(backing) => {
-                Stats::add(&self.stats.opens_passthrough, 1);
-                reply.opened_passthrough(FH_PASSTHROUGH, FopenFlags::FOPEN_NOFLUSH, backing.id());
-            }
-        }
-    }
-
-    async fn open(&self, ino: u64, content: ContentId, reply: ReplyOpen) {
-        // A file that cannot be had in time opens all the same: its reads tell.
-        let opened = tokio::time::timeout(self.deadline, self.reader.open(content)).await;
-        let held = match opened {
-            Ok(Opened::Object(object)) if self.passes_through() => {
-                let register = || backing::register(&reply, object);
-                self.modes.enter_passthrough(ino, |raw| backing::inherit(&reply, raw), register)
-            }
-            Ok(Opened::Object(_) | Opened::Cached) | Err(_) => {
-                Ok(self.modes.enter_cached(ino, |raw| backing::inherit(&reply, raw)))
-            }
-        };
-        let held = held.unwrap_or_else(|error| {
-            if backing::is_permanent(&error) && self.passthrough.swap(false, Ordering::Relaxed) {
-                tracing::warn!(%error, "passthrough is not possible with this cache directory: serving reads instead");
-            }
-            self.modes.enter_cached(ino, |raw| backing::inherit(&reply, raw))
-        });
-        self.answer_open(reply, &held);
-    }
-
-    async fn read(
-        &self,
-        ino: u64,
-        content: ContentId,
-        offset: u64,
-        len: u32,
-        reply: ReplyData,
-        since: Instant,
-    ) {
-        let bytes = tokio::time::timeout(self.deadline, async {
-            let _permit = self.permits.acquire().await.map_err(|_| ReadError::NoContent)?;
-            self.reader.read(content, offset, len).await
-        });
-        let bytes = bytes.await.unwrap_or(Err(ReadError::Deadline(self.deadline)));
-        match bytes {
-            Ok(bytes) => self.answer_read(ino, offset, len, &bytes, reply, since),
-            Err(error) => {
-                self.refuse_read(ino, offset, &error);
-                reply.error(errno::of_read(&error));
-            }
-        }
-    }
-
-    fn answer_read(&self, ino: u64, offset: u64, len: u32, bytes: &Bytes, reply: ReplyData, since: Instant) {
-        if bytes.len() != crate::num::idx(len) {
-            // The kernel would fill up with zeros.
-            tracing::error!(ino, offset, len, got = bytes.len(), "short read");
-            Stats::add(&self.stats.read_errors, 1);
-            return reply.error(Errno::EIO);
-        }
-        reply.data(bytes);
-        Stats::add(&self.stats.reads, 1);
-        Stats::add(&self.stats.read_bytes, u64::from(len));
-        self.stats.read_latency.record(since.elapsed());
-    }
-
-    fn refuse_read(&self, ino: u64, offset: u64, error: &ReadError) {
-        Stats::add(&self.stats.read_errors, 1);
-        self.errors.log(ino, offset, error);
-    }
 }
 
 /// One image as a FUSE file system.
@@ -207,17 +84,7 @@ impl ClipFs {
         ledger: Ledger,
         runtime: Handle,
     ) -> io::Result<Self> {
-        let shared = Shared {
-            vfs,
-            reader,
-            modes: Modes::new(ledger)?,
-            stats: Stats::default(),
-            errors: errno::ReadErrorLog::default(),
-            kernel_init: OnceLock::new(),
-            passthrough: AtomicBool::new(options.passthrough),
-            deadline: options.deadline,
-            permits: Semaphore::new(CONCURRENT_READS),
-        };
+        let shared = Shared::new(vfs, reader, options, ledger)?;
         Ok(Self { shared: Arc::new(shared), runtime })
     }
 

@@ -1,1 +1,240 @@
 //! One mount's life: keeper and server, run directory, status, unmounting.
+//!
+//! `clipfs mount` is two processes. The [`keeper`] opens `/dev/fuse`, mounts and holds the descriptor; the [`server`] is everything
+//! else and may die at any time: the keeper starts it again, and it adopts the connection ([`crate::fuse::session`]). Both
+//! are this program under hidden subcommands: `keeper` (the request on its standard input, its report on its standard output) and
+//! `server RUN_DIR`. Used by [`crate::cli`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+pub mod error;
+mod keeper;
+mod logging;
+mod mountinfo;
+mod protocol;
+mod rundir;
+mod server;
+mod status;
+mod unmount;
+
+pub use error::MountError;
+pub use protocol::{CredentialSource, MountRequest, Mounted, ServerConfig, State};
+pub use server::server_main;
+pub use status::{MountStatus, ServerCounters, list, status};
+pub use unmount::unmount;
+
+use protocol::{KeeperReport, send};
+use rundir::RunDir;
+
+/// Name of the hidden subcommand that runs the keeper.
+const KEEPER_COMMAND: &str = "keeper";
+
+/// What the keeper may take longer than the mount itself: starting, and cleaning up after a failure.
+const KEEPER_SLACK: Duration = Duration::from_secs(10);
+
+/// Mounts in the background: returns when the mount serves, or failed with nothing left behind.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn mount(request: MountRequest) -> Result<Mounted, MountError> {
+    let request = check(request)?;
+    let spawn = |source| MountError::Spawn { what: "keeper", source };
+    let dir = RunDir::of(&request.run_dir, &request.mountpoint);
+    let log = open_log(&request, &dir).map_err(|source| MountError::RunDir {
+        path: request.log_file.clone().unwrap_or_else(|| dir.path().to_owned()),
+        source,
+    })?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("clipfs")
+        .arg(KEEPER_COMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(spawn)?;
+    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(spawn(io::Error::other("no pipes")));
+    };
+    send(&mut stdin, &request).map_err(spawn)?;
+    drop(stdin);
+    let limit = request.mount_timeout + request.unmount_timeout + KEEPER_SLACK;
+    match report(stdout, limit) {
+        Some(KeeperReport::Mounted(mounted)) => Ok(mounted),
+        Some(KeeperReport::Failed { message, code }) => {
+            // It has reported last thing before its end.
+            let _ = child.wait();
+            Err(MountError::Refused { message, code })
+        }
+        None => {
+            let _ = child.kill();
+            let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+            // A killed keeper cleans nothing up.
+            let _ = unmount::attempt(&request.mountpoint, true);
+            dir.reap();
+            Err(MountError::Died { path: request.mountpoint, status })
+        }
+    }
+}
+
+/// Mounts and keeps the mount in this process until it is unmounted or a signal ends it; `ready` is called when it serves.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn mount_foreground(request: MountRequest, ready: impl FnOnce(&Mounted)) -> Result<(), MountError> {
+    let request = check(request)?;
+    keeper::run(&request, |mounted| {
+        ready(mounted);
+        Ok(())
+    })
+}
+
+/// Entry point of the hidden subcommand `keeper`.
+#[must_use]
+pub fn keeper_main() -> ExitCode {
+    let request: MountRequest = match serde_json::from_reader(io::stdin().lock()) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::error!(%error, "not started by `clipfs mount`");
+            return ExitCode::from(error::exit::SOFTWARE);
+        }
+    };
+    logging::init(&request.server.log_level, request.server.log_json);
+    if let Err(error) = detach() {
+        tracing::warn!(%error, "cannot leave the session");
+    }
+    let mut told = false;
+    let result = keeper::run(&request, |mounted| {
+        told = true;
+        tell(&Ok(mounted.clone()))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            tracing::error!("{}", error::sentence(&error));
+            if !told && let Err(error) = tell(&Err(error)) {
+                tracing::debug!(%error, "nobody waits for the mount any more");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Own session, no working directory that would keep a file system busy, no standard input.
+fn detach() -> io::Result<()> {
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Says the one thing that `clipfs mount` waits for, and closes the pipe.
+fn tell(result: &Result<Mounted, MountError>) -> io::Result<()> {
+    send(&mut io::stdout().lock(), &KeeperReport::of(result))?;
+    io::stdout().flush()?;
+    let null = File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok(())
+}
+
+/// The keeper's report; `None` = it ended, or says nothing within the limit.
+fn report(stdout: std::process::ChildStdout, limit: Duration) -> Option<KeeperReport> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        // Nobody receives after the limit.
+        let _ = sender.send(read.ok().and_then(|_| serde_json::from_str(&line).ok()));
+    });
+    receiver.recv_timeout(limit).ok().flatten()
+}
+
+fn open_log(request: &MountRequest, dir: &RunDir) -> io::Result<File> {
+    let path = match &request.log_file {
+        Some(path) => path.clone(),
+        None => {
+            dir.create()?;
+            dir.log()
+        }
+    };
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Everything that can be known before anything is done. Paths become absolute: the keeper has another working directory.
+fn check(mut request: MountRequest) -> Result<MountRequest, MountError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(MountError::NotRoot);
+    }
+    match std::fs::metadata("/dev/fuse") {
+        Ok(_) => {}
+        Err(source) => return Err(MountError::NoFuse(source)),
+    }
+    let server = &mut request.server;
+    let paths = [&mut request.run_dir, &mut server.index, &mut server.cache_dir];
+    for path in paths.into_iter().chain(request.log_file.as_mut()).chain(server.hosts_dir.as_mut()) {
+        *path = absolute(path)?;
+    }
+    request.mountpoint = check_mountpoint(&request.mountpoint, &request.run_dir)?;
+    Ok(request)
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf, MountError> {
+    std::path::absolute(path).map_err(|source| MountError::Mountpoint { path: path.to_owned(), source })
+}
+
+fn check_mountpoint(mountpoint: &Path, run_dir: &Path) -> Result<std::path::PathBuf, MountError> {
+    let refuse = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => MountError::NoMountpoint(mountpoint.to_owned()),
+        io::ErrorKind::NotADirectory => MountError::NotADirectory(mountpoint.to_owned()),
+        _ => MountError::Mountpoint { path: mountpoint.to_owned(), source },
+    };
+    let path = mountinfo::canonical(mountpoint).map_err(refuse)?;
+    if mountinfo::at(&path).map_err(refuse)?.is_some_and(|entry| entry.is_ours()) {
+        if RunDir::of(run_dir, &path).is_kept() {
+            return Err(MountError::AlreadyMounted(path));
+        }
+        // Dead: the keeper detaches it before it mounts anew.
+        return Ok(path);
+    }
+    let metadata = std::fs::metadata(&path).map_err(refuse)?;
+    if metadata.is_dir() { Ok(path) } else { Err(MountError::NotADirectory(path)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountpoints_are_refused_each_for_its_own_reason() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let run_dir = top.path().join("run");
+        let check = |path: &Path| check_mountpoint(path, &run_dir);
+        assert!(matches!(check(&top.path().join("none")), Err(MountError::NoMountpoint(_))));
+        assert!(matches!(check(&file), Err(MountError::NotADirectory(_))));
+        assert!(matches!(check(&file.join("x")), Err(MountError::NotADirectory(_))));
+        let link = top.path().join("link");
+        std::os::unix::fs::symlink(top.path(), &link).unwrap();
+        assert_eq!(check(&link).unwrap(), top.path().canonicalize().unwrap());
+        assert!(!run_dir.exists(), "checking leaves nothing behind");
+    }
+
+    #[test]
+    fn requests_and_reports_survive_the_pipe() {
+        let failed = KeeperReport::of(&Err(MountError::NoMountpoint("/x".into())));
+        let mut pipe = Vec::new();
+        send(&mut pipe, &failed).unwrap();
+        assert_eq!(pipe.iter().filter(|b| **b == b'\n').count(), 1);
+        assert_eq!(serde_json::from_slice::<KeeperReport>(&pipe).unwrap(), failed);
+        let KeeperReport::Failed { message, code } = failed else { panic!("a failure") };
+        assert_eq!((message.as_str(), code), ("mountpoint /x does not exist", error::exit::NO_INPUT));
+    }
+}

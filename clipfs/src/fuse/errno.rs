@@ -28,7 +28,9 @@ pub(crate) fn of_read(error: &ReadError) -> Errno {
         | ReadError::Decode(..)
         | ReadError::Mismatch(_)
         | ReadError::Deadline(_)
-        | ReadError::NoContent => Errno::EIO,
+        | ReadError::NoContent
+        | ReadError::Offline(_)
+        | ReadError::Abandoned => Errno::EIO,
     }
 }
 

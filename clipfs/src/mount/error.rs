@@ -1,0 +1,224 @@
+//! Why there is no mount (or why it will not go away): one sentence each, with the contract's exit code.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::index::IndexError;
+use crate::registry::RegistryError;
+
+/// Exit codes of the contract (sysexits.h) that mounting uses.
+pub mod exit {
+    /// Bad input.
+    pub const DATA: u8 = 65;
+    /// Not found.
+    pub const NO_INPUT: u8 = 66;
+    /// Unknown host.
+    pub const NO_HOST: u8 = 68;
+    /// Unavailable.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A bug.
+    pub const SOFTWARE: u8 = 70;
+    /// Cannot create.
+    pub const CANNOT_CREATE: u8 = 73;
+    /// I/O.
+    pub const IO: u8 = 74;
+    /// Try later.
+    pub const TRY_LATER: u8 = 75;
+    /// Protocol or security refusal.
+    pub const PROTOCOL: u8 = 76;
+    /// Denied.
+    pub const DENIED: u8 = 77;
+    /// Configuration.
+    pub const CONFIG: u8 = 78;
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// mount(2) needs root.
+    #[error("mounting needs root")]
+    NotRoot,
+    /// `/dev/fuse` cannot be opened.
+    #[error("cannot open /dev/fuse")]
+    NoFuse(#[source] std::io::Error),
+    /// There is nothing to mount on.
+    #[error("mountpoint {0} does not exist")]
+    NoMountpoint(PathBuf),
+    /// There is something, but not a directory.
+    #[error("mountpoint {0} is not a directory")]
+    NotADirectory(PathBuf),
+    /// An image is mounted there and served.
+    #[error("{0} is already a clipfs mount")]
+    AlreadyMounted(PathBuf),
+    /// The mountpoint cannot be looked at.
+    #[error("cannot use mountpoint {path}")]
+    Mountpoint {
+        /// Mountpoint.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The mount's run directory cannot be used.
+    #[error("cannot use run directory {path}")]
+    RunDir {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel refuses.
+    #[error("cannot mount on {path}")]
+    Mount {
+        /// Mountpoint.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Keeper or server cannot be started.
+    #[error("cannot start the {what}")]
+    Spawn {
+        /// `keeper` or `server`.
+        what: &'static str,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server said why it cannot serve.
+    #[error("{message}")]
+    Refused {
+        /// Its sentence.
+        message: String,
+        /// The exit code that goes with it.
+        code: u8,
+    },
+    /// The server went without a word.
+    #[error("the server of {path} ended before it served ({status})")]
+    Died {
+        /// Mountpoint.
+        path: PathBuf,
+        /// How.
+        status: String,
+    },
+    /// The server keeps dying.
+    #[error("the server of {path} died {times} times in a row: giving up")]
+    CrashLoop {
+        /// Mountpoint.
+        path: PathBuf,
+        /// How often.
+        times: u32,
+    },
+    /// It took too long.
+    #[error("{path} does not serve after {after:?}")]
+    Timeout {
+        /// Mountpoint.
+        path: PathBuf,
+        /// The limit.
+        after: Duration,
+    },
+    /// Told to stop while mounting.
+    #[error("mounting on {0} was interrupted")]
+    Interrupted(PathBuf),
+    /// Nothing of ours to unmount.
+    #[error("{0} is not a clipfs mount")]
+    NotMounted(PathBuf),
+    /// The kernel refuses to unmount.
+    #[error("cannot unmount {path}")]
+    Unmount {
+        /// Mountpoint.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Unmounted, but its processes do not end.
+    #[error("{0} is unmounted but its keeper does not end")]
+    Lingers(PathBuf),
+}
+
+impl MountError {
+    /// The contract's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotRoot => exit::DENIED,
+            Self::NoFuse(_) => exit::UNAVAILABLE,
+            Self::NoMountpoint(_) | Self::NotMounted(_) => exit::NO_INPUT,
+            Self::NotADirectory(_)
+            | Self::AlreadyMounted(_)
+            | Self::RunDir { .. }
+            | Self::Mount { .. }
+            | Self::Mountpoint { .. } => exit::CANNOT_CREATE,
+            Self::Refused { code, .. } => *code,
+            Self::Spawn { .. } | Self::Died { .. } | Self::CrashLoop { .. } => exit::SOFTWARE,
+            Self::Timeout { .. } | Self::Interrupted(_) | Self::Lingers(_) => exit::TRY_LATER,
+            Self::Unmount { .. } => exit::IO,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotRoot => Some("run it with sudo"),
+            Self::NoFuse(_) => Some("load the module with `modprobe fuse`, or give the container /dev/fuse"),
+            Self::NoMountpoint(_) => Some("create it with `mkdir -p`"),
+            Self::AlreadyMounted(_) => Some("unmount it first with `clipfs umount`"),
+            Self::Died { .. } | Self::CrashLoop { .. } => Some("its log says more: see `--log-file`"),
+            _ => None,
+        }
+    }
+}
+
+/// Exit code of a registry's refusal.
+#[must_use]
+pub fn registry_code(error: &RegistryError) -> u8 {
+    use crate::credentials::CredentialError;
+    match error {
+        RegistryError::InvalidReference { .. } | RegistryError::NotAnImage { .. } => exit::DATA,
+        RegistryError::NotFound(_) => exit::NO_INPUT,
+        RegistryError::Denied { .. } => exit::DENIED,
+        RegistryError::Credentials(CredentialError::NotFound(_)) => exit::NO_INPUT,
+        RegistryError::Credentials(CredentialError::Denied { .. }) => exit::DENIED,
+        RegistryError::Credentials(CredentialError::Source(_)) => exit::CONFIG,
+        RegistryError::Credentials(CredentialError::Unavailable(_)) => exit::UNAVAILABLE,
+        RegistryError::UnknownHost { .. } => exit::NO_HOST,
+        RegistryError::Unavailable { .. } => exit::UNAVAILABLE,
+        RegistryError::TooManyRequests { .. } => exit::TRY_LATER,
+        RegistryError::Protocol { .. } => exit::PROTOCOL,
+        RegistryError::Mismatch { .. } => exit::DATA,
+        RegistryError::Io { .. } => exit::IO,
+    }
+}
+
+/// Exit code of an index's refusal.
+#[must_use]
+pub fn index_code(error: &IndexError) -> u8 {
+    match error {
+        IndexError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => exit::NO_INPUT,
+        IndexError::Io(_) => exit::IO,
+        IndexError::NotAnIndex
+        | IndexError::Version { .. }
+        | IndexError::Length { .. }
+        | IndexError::Checksum(_)
+        | IndexError::Invalid(_) => exit::DATA,
+    }
+}
+
+/// An error and its causes in one sentence.
+pub(crate) fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Transparent wrappers say the same twice.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,359 @@
+//! The keeper: opens `/dev/fuse`, mounts, holds the descriptor, starts the server and starts it again when it dies, unmounts at the
+//! end. It does nothing else, so that it has no reason to die.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::protocol::{MountRequest, Mounted, ServerReport, State};
+use super::rundir::{KeeperState, Lock, RunDir};
+use super::unmount::{Attempt, RETRY, abort, attempt};
+use super::{MountError, mountinfo};
+
+/// Name of the hidden subcommand that runs the server.
+pub(crate) const SERVER_COMMAND: &str = "server";
+
+/// Starts in a row that end before the server serves, until the keeper gives up.
+const FAILED_STARTS: u32 = 10;
+/// Servers in a row that serve and die within [`QUICK`], until the keeper gives up.
+const QUICK_DEATHS: u32 = 100;
+/// A server that lives this long was a good one.
+const QUICK: Duration = Duration::from_secs(2);
+/// First and longest pause before a start after a failed one.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The log in the run directory, which is memory, is emptied when it is longer.
+const MAX_LOG: u64 = 16 << 20;
+/// How often the log's length is looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
+
+/// Mounts, calls `ready` once when the mount serves (or never), keeps it until it is unmounted.
+///
+/// # Errors
+/// Why it could not be mounted (nothing is left behind), or why it had to be given up.
+pub(crate) fn run(
+    request: &MountRequest,
+    ready: impl FnOnce(&Mounted) -> io::Result<()>,
+) -> Result<(), MountError> {
+    let dir = RunDir::of(&request.run_dir, &request.mountpoint);
+    let lock = dir.take(&request.mountpoint)?;
+    let result = mounted(request, &dir, ready);
+    // While the lock is held nobody else can begin to use the directory.
+    dir.remove();
+    drop::<Lock>(lock);
+    result
+}
+
+fn mounted(
+    request: &MountRequest,
+    dir: &RunDir,
+    ready: impl FnOnce(&Mounted) -> io::Result<()>,
+) -> Result<(), MountError> {
+    dir.write(&dir.server_config(), &request.server)?;
+    heal(&request.mountpoint)?;
+    let fuse = open_fuse()?;
+    mount_at(&request.mountpoint, &request.server.name, &fuse)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| MountError::Spawn { what: "keeper", source });
+    let result = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            let mut keeper = Keeper::new(request, dir, fuse)?;
+            let result = keeper.keep(ready).await;
+            keeper.kill_server().await;
+            result
+        })
+    });
+    // On the way out of a failure: after a normal end there is nothing left to unmount.
+    match attempt(&request.mountpoint, true) {
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "cannot unmount"),
+    }
+    result
+}
+
+/// Detaches a dead mount: nobody holds the run directory, so nobody serves what is mounted here.
+fn heal(mountpoint: &Path) -> Result<(), MountError> {
+    attempt(mountpoint, true)
+        .map(|_| ())
+        .map_err(|source| MountError::Unmount { path: mountpoint.to_owned(), source })
+}
+
+fn open_fuse() -> Result<File, MountError> {
+    let file = File::options().read(true).write(true).open("/dev/fuse").map_err(MountError::NoFuse)?;
+    let is_device = file.metadata().map_err(MountError::NoFuse)?.file_type().is_char_device();
+    if is_device { Ok(file) } else { Err(MountError::NoFuse(io::Error::other("not a character device"))) }
+}
+
+fn mount_at(mountpoint: &Path, image: &str, fuse: &File) -> Result<(), MountError> {
+    use std::os::fd::AsRawFd as _;
+    let mode = std::fs::metadata(mountpoint).map(|m| m.mode()).unwrap_or(libc::S_IFDIR) & libc::S_IFMT;
+    let options = format!(
+        "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions,allow_other",
+        fuse.as_raw_fd()
+    );
+    // Devices and setuid work as in any root file system: only root gets here.
+    mount(Some(image), mountpoint, Some(mountinfo::FS_TYPE), MsFlags::MS_RDONLY, Some(options.as_str()))
+        .map_err(|errno| MountError::Mount { path: mountpoint.to_owned(), source: errno.into() })
+}
+
+/// Raises the kernel's read-ahead: FUSE_INIT caps it at 128 KiB.
+fn raise_read_ahead(device: &str, bytes: u64) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, (bytes / 1024).max(4).to_string()) {
+        tracing::debug!(path, %error, "cannot raise the read-ahead");
+    }
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Told to end. A hangup is none: the terminal of a background mount may go.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => {}
+            }
+        }
+    }
+}
+
+/// The server process of the moment.
+struct Server {
+    child: Child,
+    report: tokio::io::Lines<BufReader<ChildStdout>>,
+    started: Instant,
+    served: bool,
+}
+
+struct Keeper<'a> {
+    request: &'a MountRequest,
+    dir: &'a RunDir,
+    fuse: File,
+    signals: Signals,
+    server: Server,
+    device: String,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(request: &'a MountRequest, dir: &'a RunDir, fuse: File) -> Result<Self, MountError> {
+        let spawn = |what, source| MountError::Spawn { what, source };
+        let signals = Signals::new().map_err(|e| spawn("keeper", e))?;
+        let server = start(dir, &fuse).map_err(|e| spawn("server", e))?;
+        let entry = mountinfo::at(&request.mountpoint).map_err(|e| spawn("keeper", e))?;
+        let device = entry.map(|entry| entry.device).unwrap_or_default();
+        Ok(Self { request, dir, fuse, signals, server, device })
+    }
+
+    fn server_pid(&self) -> u32 {
+        self.server.child.id().unwrap_or(0)
+    }
+
+    async fn kill_server(&mut self) {
+        // Fails only if it is dead already.
+        let _ = self.server.child.kill().await;
+    }
+
+    /// Whether the connection still has a mount (or open files of a detached one) at its other end.
+    fn connected(&self) -> bool {
+        let mut fds = [PollFd::new(self.fuse.as_fd(), PollFlags::empty())];
+        match nix::poll::poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) | Err(_) => true,
+            Ok(_) => !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
+        }
+    }
+
+    async fn keep(&mut self, ready: impl FnOnce(&Mounted) -> io::Result<()>) -> Result<(), MountError> {
+        let path = self.request.mountpoint.clone();
+        let limit = self.request.mount_timeout;
+        let state = tokio::time::timeout(limit, self.first_start()).await;
+        let state = state.unwrap_or(Err(MountError::Timeout { path: path.clone(), after: limit }))?;
+        let mut kept = self.describe();
+        self.dir.write_state(&kept)?;
+        let mounted = Mounted {
+            mountpoint: path.clone(),
+            keeper_pid: std::process::id(),
+            server_pid: self.server_pid(),
+            state,
+        };
+        if let Err(error) = ready(&mounted) {
+            tracing::debug!(%error, "nobody waits for the mount any more");
+        }
+        let (mut failed, mut quick) = (0, 0);
+        loop {
+            let Some(status) = self.server_end().await else { return self.stop().await };
+            if status.success() || !self.connected() {
+                tracing::info!(mountpoint = %path.display(), "unmounted");
+                return Ok(());
+            }
+            (failed, quick) = match (self.server.served, self.server.started.elapsed() < QUICK) {
+                (false, _) => (failed + 1, quick),
+                (true, true) => (0, quick + 1),
+                (true, false) => (0, 0),
+            };
+            tracing::warn!(%status, failed, quick, "the server died: starting it again");
+            if failed >= FAILED_STARTS || quick >= QUICK_DEATHS {
+                return Err(MountError::CrashLoop { path, times: failed.max(quick) });
+            }
+            if failed > 0 {
+                let pause = BACKOFF.0.saturating_mul(1 << failed.min(10)).min(BACKOFF.1);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.signals.stop() => return self.stop().await,
+                }
+            }
+            match start(self.dir, &self.fuse) {
+                Ok(server) => self.server = server,
+                Err(error) => {
+                    // Counts as a failed start: the old, dead server is waited for once more.
+                    tracing::error!(%error, "cannot start the server");
+                    self.server.served = false;
+                    continue;
+                }
+            }
+            kept.server_restarts += 1;
+            kept.server_pid = self.server_pid();
+            if let Err(error) = self.dir.write_state(&kept) {
+                tracing::warn!(%error, "cannot write the mount's state");
+            }
+        }
+    }
+
+    fn describe(&self) -> KeeperState {
+        let config = &self.request.server;
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        KeeperState {
+            mountpoint: self.request.mountpoint.clone(),
+            image: config.name.clone(),
+            digest: config.digest.clone(),
+            keeper_pid: std::process::id(),
+            server_pid: self.server_pid(),
+            server_restarts: 0,
+            cache_dir: config.cache_dir.clone(),
+            started,
+        }
+    }
+
+    /// Waits until the server serves and proves it by asking the kernel for the root.
+    async fn first_start(&mut self) -> Result<State, MountError> {
+        let path = self.request.mountpoint.clone();
+        let line = tokio::select! {
+            line = self.server.report.next_line() => line,
+            () = self.signals.stop() => return Err(MountError::Interrupted(path)),
+        };
+        let report = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
+        let state = match report {
+            Some(ServerReport::Ready { state }) => state,
+            Some(ServerReport::Failed { message, code }) => {
+                return Err(MountError::Refused { message, code });
+            }
+            None => {
+                let status = self.server.child.wait().await.map_or_else(|e| e.to_string(), |s| s.to_string());
+                return Err(MountError::Died { path, status });
+            }
+        };
+        self.server.served = true;
+        let probe = path.clone();
+        let probed = tokio::task::spawn_blocking(move || std::fs::metadata(probe)).await;
+        probed
+            .unwrap_or_else(|e| Err(io::Error::other(e)))
+            .map_err(|source| MountError::Mount { path, source })?;
+        raise_read_ahead(&self.device, self.request.read_ahead);
+        Ok(state)
+    }
+
+    /// The server's end; `None` = told to stop.
+    async fn server_end(&mut self) -> Option<ExitStatus> {
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                status = self.server.child.wait() => {
+                    return Some(status.unwrap_or_else(|_| ExitStatus::default()));
+                }
+                line = self.server.report.next_line(), if listening => match line {
+                    Ok(Some(line)) => match serde_json::from_str(&line) {
+                        Ok(ServerReport::Ready { .. }) => self.server.served = true,
+                        Ok(ServerReport::Failed { message, .. }) => tracing::error!(message, "the server cannot start"),
+                        Err(error) => tracing::warn!(%error, "the server speaks gibberish"),
+                    },
+                    Ok(None) | Err(_) => listening = false,
+                },
+                () = self.signals.stop() => return None,
+                () = tokio::time::sleep(HOUSEKEEPING) => self.bound_log(),
+            }
+        }
+    }
+
+    fn bound_log(&self) {
+        let log = self.dir.log();
+        if std::fs::metadata(&log).is_ok_and(|m| m.len() > MAX_LOG) {
+            // Written with O_APPEND: writers go on at the new end.
+            let _ = File::options().write(true).open(log).and_then(|file| file.set_len(0));
+        }
+    }
+
+    /// Grace, lazy detach, grace for open files, abort.
+    async fn stop(&mut self) -> Result<(), MountError> {
+        let path = self.request.mountpoint.clone();
+        let grace = self.request.unmount_timeout;
+        let failed = |source| MountError::Unmount { path: path.clone(), source };
+        let since = Instant::now();
+        while attempt(&path, false).map_err(failed)? == Attempt::Busy {
+            if since.elapsed() >= grace {
+                tracing::warn!("the mount is busy: detaching it");
+                attempt(&path, true).map_err(failed)?;
+                break;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        // A server that dies now is not replaced: the mount is on its way out.
+        if tokio::time::timeout(grace, self.server.child.wait()).await.is_err() {
+            tracing::warn!("files are still open: aborting the connection");
+            abort(&self.device);
+            self.kill_server().await;
+        }
+        Ok(())
+    }
+}
+
+/// The program of this process, even if its file was replaced in the meantime: an upgrade that does not work must not take
+/// over a mount that does.
+fn this_program() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// Starts a server: the connection is its standard input, its word to us its standard output, the log its standard error.
+fn start(dir: &RunDir, fuse: &File) -> io::Result<Server> {
+    let mut child = Command::new(this_program())
+        .arg0("clipfs")
+        .arg(SERVER_COMMAND)
+        .arg(dir.path())
+        .stdin(Stdio::from(fuse.try_clone()?))
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+    let report = BufReader::new(stdout).lines();
+    Ok(Server { child, report, started: Instant::now(), served: false })
+}

@@ -1,0 +1,380 @@
+//! The server: everything but the mount itself. May die at any time; the keeper starts it again and it adopts the connection.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::error::{exit, index_code, registry_code, sentence};
+use super::protocol::{CredentialSource, ServerConfig, ServerReport, State, send};
+use super::rundir::RunDir;
+use super::status::{Answer, ServerCounters};
+use crate::credentials::{Anonymous, CredentialError, CredentialProvider};
+use crate::fuse::ledger::Ledger;
+use crate::fuse::stats::{Histogram, Stats};
+use crate::fuse::{ClipFs, FuseOptions, Shared, session};
+use crate::index::ClipIndex;
+use crate::oci::{Digest, ImageSpec};
+use crate::read::{ReadOptions, Reader};
+use crate::registry::{ImageSource, RegistryError, RegistryOptions};
+use crate::store::{Store, StoreOptions};
+use crate::vfs::Vfs;
+
+/// Threads for disk calls: enough to keep a disk busy, few enough for a small process.
+const BLOCKING_THREADS: usize = 16;
+/// They end after this time without work.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a mount waits for the registry's word; a silent one makes it `degraded`.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the source is looked at while something is wrong.
+const WATCH: Duration = Duration::from_secs(5);
+/// Time to a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time without a byte.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts for a request.
+const ATTEMPTS: u32 = 4;
+/// Pause of the control socket after an error (no descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the server cannot serve.
+struct Refusal {
+    message: String,
+    code: u8,
+}
+
+impl Refusal {
+    fn new(error: &(dyn std::error::Error + 'static), code: u8) -> Self {
+        Self { message: sentence(error), code }
+    }
+
+    fn of_io(what: &str, error: &io::Error) -> Self {
+        Self { message: format!("{what}: {error}"), code: exit::IO }
+    }
+}
+
+/// What `status` reads and the watcher writes.
+struct Served {
+    source: Option<ImageSource>,
+    store: Arc<Store>,
+    reader: Reader,
+    fuse: Arc<Shared>,
+    state: AtomicU8,
+    digest: Digest,
+}
+
+/// Entry point of the hidden subcommand `server RUN_DIR`: serves the connection that is its standard input until the mount is gone.
+#[must_use]
+pub fn server_main(run_dir: &Path) -> ExitCode {
+    let dir = RunDir::at(run_dir.to_owned());
+    let (fuse, mut report) = match take_over() {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::error!(%error, "not started by a keeper");
+            return ExitCode::from(exit::SOFTWARE);
+        }
+    };
+    let result = serve(&dir, fuse, &mut report);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refusal { message, code }) => {
+            tracing::error!("{message}");
+            // A keeper that is gone reads no report.
+            let _ = send(&mut report, &ServerReport::Failed { message, code });
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The connection (standard input) and the pipe to the keeper (standard output), both replaced by `/dev/null`.
+fn take_over() -> io::Result<(OwnedFd, File)> {
+    let fuse = io::stdin().as_fd().try_clone_to_owned()?;
+    let report = io::stdout().as_fd().try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok((fuse, report.into()))
+}
+
+fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> {
+    let config = read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
+    super::logging::init(&config.log_level, config.log_json);
+    raise_file_limit();
+    let ledger = File::options().create(true).truncate(false).read(true).write(true).open(dir.ledger());
+    let ledger = Ledger::new(ledger.map_err(|e| Refusal::of_io("opening the handle ledger", &e))?);
+    let adopted =
+        ledger.kernel_init().map_err(|e| Refusal::of_io("reading the handle ledger", &e))?.is_some();
+    let runtime = runtime().map_err(|e| Refusal::of_io("starting threads", &e))?;
+    let served = runtime.block_on(prepare(&config, ledger, adopted, runtime.handle().clone()))?;
+    let (served, filesystem) = served;
+    // The first word on the connection: from here on requests are answered.
+    let session = session::open(filesystem, fuse).map_err(|e| Refusal::of_io("FUSE handshake", &e))?;
+    let served = Arc::new(served);
+    let control = {
+        let _context = runtime.enter();
+        bind(dir)
+    };
+    match control {
+        Ok(listener) => drop(runtime.spawn(answer_status(listener, Arc::clone(&served)))),
+        // A mount without status is better than none.
+        Err(error) => tracing::warn!(%error, "no control socket"),
+    }
+    runtime.spawn(watch(Arc::clone(&served)));
+    let ready = ServerReport::Ready { state: state_of(&served.state) };
+    if let Err(error) = send(report, &ready) {
+        tracing::debug!(%error, "the keeper does not listen");
+    }
+    let result = session.run();
+    if result.is_err() {
+        // The connection may go on under the next server.
+        served.fuse.abandon();
+    }
+    runtime.shutdown_background();
+    result.map_err(|e| Refusal::of_io("serving the mount", &e))
+}
+
+fn read_config(dir: &RunDir) -> io::Result<ServerConfig> {
+    serde_json::from_slice(&std::fs::read(dir.server_config())?).map_err(io::Error::other)
+}
+
+/// Every passthrough file costs a descriptor.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("clipfs")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .enable_all()
+        .build()?;
+    let _context = runtime.enter();
+    // The keeper decides when to end: a Ctrl-C at the terminal reaches the whole group. A handler once installed stays.
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        drop(signal(kind)?);
+    }
+    drop(_context);
+    Ok(runtime)
+}
+
+async fn prepare(
+    config: &ServerConfig,
+    ledger: Ledger,
+    adopted: bool,
+    runtime: tokio::runtime::Handle,
+) -> Result<(Served, ClipFs), Refusal> {
+    let digest: Digest = config.digest.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
+    let path = config.index.clone();
+    let index = blocking(move || {
+        ClipIndex::open(&path).map_err(|e| {
+            let code = index_code(&e);
+            Refusal { message: format!("{}: {}", path.display(), sentence(&e)), code }
+        })
+    })
+    .await?;
+    if index.manifest_digest() != digest {
+        let message = format!(
+            "clip index {} belongs to manifest {}, not to {digest}",
+            config.index.display(),
+            index.manifest_digest()
+        );
+        return Err(Refusal { message, code: exit::DATA });
+    }
+    let options =
+        StoreOptions { dir: config.cache_dir.clone(), quota: config.cache_size, memory: config.memory };
+    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::CANNOT_CREATE)));
+    let (store, source) = tokio::join!(store, open_source(config));
+    let (store, source) = (Arc::new(store?), source?);
+    let state = match &source {
+        Some(source) => first_state(source, &digest, adopted).await?,
+        None => State::Ok,
+    };
+    let index = Arc::new(index);
+    let read = ReadOptions { timeout: config.read_timeout, small_file: config.small_file };
+    let reader = Reader::new(Arc::clone(&index), source.clone(), Arc::clone(&store), read, runtime.clone());
+    let vfs = Vfs::new(index, &config.name);
+    let options = FuseOptions { passthrough: config.passthrough, deadline: config.read_timeout };
+    let filesystem = ClipFs::new(vfs, reader.clone(), options, ledger, runtime)
+        .map_err(|e| Refusal::of_io("reading the handle ledger", &e))?;
+    let fuse = filesystem.shared();
+    Ok((Served { source, store, reader, fuse, state: AtomicU8::new(state as u8), digest }, filesystem))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Refusal::new(&e, exit::SOFTWARE)))
+}
+
+async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refusal> {
+    let Some(image) = &config.image else { return Ok(None) };
+    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
+    let credentials: Arc<dyn CredentialProvider> = match config.credentials {
+        CredentialSource::Anonymous => Arc::new(Anonymous),
+    };
+    let options = RegistryOptions {
+        credentials,
+        plain_http: config.plain_http,
+        hosts_dir: config.hosts_dir.clone(),
+        connect_timeout: CONNECT_TIMEOUT,
+        progress_timeout: PROGRESS_TIMEOUT,
+        attempts: ATTEMPTS,
+    };
+    let source = ImageSource::open(&spec, options).await;
+    source.map(Some).map_err(|e| {
+        let code = registry_code(&e);
+        Refusal::new(&e, code)
+    })
+}
+
+/// A definite no refuses the mount; silence or trouble does not. A server that takes over never refuses.
+async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Result<State, Refusal> {
+    if adopted {
+        return Ok(State::Ok);
+    }
+    match tokio::time::timeout(CHECK_TIMEOUT, source.check(digest)).await {
+        Ok(Ok(())) => Ok(State::Ok),
+        Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
+            let code = registry_code(&error);
+            Err(Refusal::new(&error, code))
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("the image's source does not answer: {}", sentence(&error));
+            Ok(State::Degraded)
+        }
+        Err(_) => Ok(State::Degraded),
+    }
+}
+
+/// Trouble that `is_permanent` calls lasting but that is no word about the image.
+fn is_passing(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Credentials(CredentialError::Unavailable(_)))
+}
+
+fn state_of(state: &AtomicU8) -> State {
+    match state.load(Ordering::Relaxed) {
+        0 => State::Ok,
+        2 => State::AuthDenied,
+        _ => State::Degraded,
+    }
+}
+
+/// Asks the source how it is, but only while something is wrong: an idle mount makes no traffic.
+async fn watch(served: Arc<Served>) {
+    let Some(source) = &served.source else { return };
+    let mut errors = 0;
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let now = Stats::get(&served.fuse.stats().read_errors);
+        if now == errors && state_of(&served.state) == State::Ok {
+            continue;
+        }
+        errors = now;
+        let checked = tokio::time::timeout(CHECK_TIMEOUT, source.check(&served.digest)).await;
+        let state = match checked {
+            Ok(Ok(())) => State::Ok,
+            Ok(Err(
+                RegistryError::Denied { .. }
+                | RegistryError::Credentials(CredentialError::Denied { .. } | CredentialError::NotFound(_)),
+            )) => State::AuthDenied,
+            Ok(Err(_)) | Err(_) => State::Degraded,
+        };
+        let before = served.state.swap(state as u8, Ordering::Relaxed);
+        if before != state as u8 {
+            tracing::info!(?state, "the image's source has changed its state");
+        }
+    }
+}
+
+fn bind(dir: &RunDir) -> io::Result<UnixListener> {
+    let path = dir.control();
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// One document for each connection. The run directory is root's own: whoever gets here may ask.
+async fn answer_status(listener: UnixListener, served: Arc<Served>) {
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
+                let document = serde_json::to_vec(&answer(&served)).unwrap_or_default();
+                // Fits the socket's buffer: a caller that does not read cannot hold us up for long.
+                let written = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&document)).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    tracing::debug!("a status request was not read");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "control socket");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn answer(served: &Served) -> Answer {
+    let (read, store) = (served.reader.stats(), served.store.stats());
+    let registry = served.source.as_ref().map(ImageSource::stats).unwrap_or_default();
+    let stats = served.fuse.stats();
+    let latency = stats.read_latency.counts();
+    let hits = read.served_memory + read.served_disk;
+    let all = hits + read.served_registry;
+    let counters = ServerCounters {
+        fetched_bytes: registry.blob_bytes,
+        served_bytes: Stats::get(&stats.read_bytes),
+        served_memory_bytes: read.served_memory,
+        served_disk_bytes: read.served_disk,
+        hit_ratio: ratio(hits, all),
+        cache_bytes: store.disk_bytes,
+        memory_bytes: store.memory_bytes,
+        open_files: served.fuse.open_files(),
+        opens_passthrough: Stats::get(&stats.opens_passthrough),
+        opens_cached: Stats::get(&stats.opens_cached),
+        passthrough: served.fuse.passes_through(),
+        reads: Stats::get(&stats.reads),
+        read_errors: Stats::get(&stats.read_errors),
+        read_p50_micros: Histogram::quantile(&latency, 0.5),
+        read_p99_micros: Histogram::quantile(&latency, 0.99),
+        verify_failures: read.verify_failures,
+        registry_requests: registry.requests,
+        last_error: served.reader.last_error(),
+    };
+    Answer { pid: std::process::id(), state: state_of(&served.state), counters }
+}
+
+/// To three digits: enough for a ratio, and exact in integers until the last step.
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    let per_mille = u128::from(part) * 1000 / u128::from(whole.max(1));
+    (whole > 0).then(|| f64::from(u32::try_from(per_mille).unwrap_or(1000)) / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_rounded_down_and_undefined_of_nothing() {
+        assert_eq!(ratio(0, 0), None);
+        assert_eq!(ratio(1, 2), Some(0.5));
+        assert_eq!(ratio(u64::MAX, u64::MAX), Some(1.0));
+        assert_eq!(ratio(9999, 10_000), Some(0.999));
+    }
+}

@@ -1,0 +1,130 @@
+//! Unmounting: grace, then lazy detach, then abort. Works on dead mounts: the mount itself is never looked at.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::rundir::RunDir;
+use super::{MountError, mountinfo};
+
+/// How often a busy mount is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(20);
+
+/// Result of one attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Not mounted any more.
+    Gone,
+    /// In use.
+    Busy,
+}
+
+/// One attempt to unmount what of ours is topmost on a mountpoint.
+pub(super) fn attempt(mountpoint: &Path, lazy: bool) -> io::Result<Attempt> {
+    if !mountinfo::at(mountpoint)?.is_some_and(|entry| entry.is_ours()) {
+        return Ok(Attempt::Gone);
+    }
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(mountpoint, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(Attempt::Gone),
+        Err(Errno::EBUSY) => Ok(Attempt::Busy),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Aborts the connection of a FUSE device through fusectl, if that is mounted. All its requests fail from then on.
+pub(super) fn abort(device: &str) {
+    let Some((_, minor)) = device.split_once(':') else { return };
+    let path = format!("/sys/fs/fuse/connections/{minor}/abort");
+    if let Err(error) = std::fs::write(&path, "1") {
+        tracing::debug!(path, %error, "cannot abort through fusectl");
+    }
+}
+
+/// Unmounts and waits until the keeper has cleaned up. `timeout` is the grace for a busy mount before it is detached,
+/// and again for its last files to be closed before the connection is aborted.
+///
+/// # Errors
+/// [`MountError::NotMounted`], what umount(2) says, a keeper that does not end.
+pub fn unmount(run_dir: &Path, mountpoint: &Path, timeout: Duration) -> Result<(), MountError> {
+    let not_mounted = || MountError::NotMounted(mountpoint.to_owned());
+    let path = mountinfo::canonical(mountpoint).map_err(|_| not_mounted())?;
+    let failed = |source| MountError::Unmount { path: path.clone(), source };
+    let dir = RunDir::of(run_dir, &path);
+    let entry = mountinfo::at(&path).map_err(failed)?.filter(mountinfo::Entry::is_ours);
+    let Some(entry) = entry else {
+        if dir.is_kept() {
+            // Detached by somebody else, still in use.
+            return finish(&dir, &path, None, timeout);
+        }
+        dir.reap();
+        return Err(not_mounted());
+    };
+    let since = Instant::now();
+    while attempt(&path, false).map_err(failed)? == Attempt::Busy {
+        if since.elapsed() >= timeout {
+            attempt(&path, true).map_err(failed)?;
+            break;
+        }
+        std::thread::sleep(RETRY);
+    }
+    finish(&dir, &path, Some(&entry.device), timeout)
+}
+
+/// Waits for the keeper to end by itself, as it does when the last file is closed; then makes it.
+fn finish(dir: &RunDir, path: &Path, device: Option<&str>, timeout: Duration) -> Result<(), MountError> {
+    let gone = || !dir.is_kept();
+    if wait(timeout, gone) {
+        dir.reap();
+        return Ok(());
+    }
+    if let Some(device) = device {
+        abort(device);
+    }
+    if let Ok(state) = dir.state()
+        && let Ok(pid) = i32::try_from(state.keeper_pid)
+        && dir.is_kept()
+    {
+        // The lock is held, so the process of that number is still the keeper. Its death closes the connection.
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    // The keeper gives its server the same grace before it kills it.
+    if wait(timeout + Duration::from_secs(2), gone) {
+        dir.reap();
+        return Ok(());
+    }
+    Err(MountError::Lingers(path.to_owned()))
+}
+
+fn wait(timeout: Duration, done: impl Fn() -> bool) -> bool {
+    let since = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if since.elapsed() >= timeout {
+            return false;
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_not_ours() {
+        let top = tempfile::tempdir().unwrap();
+        for path in [top.path(), Path::new("/"), Path::new("/nothing/here")] {
+            let error = unmount(top.path(), path, Duration::ZERO).unwrap_err();
+            assert!(matches!(error, MountError::NotMounted(_)), "{error}");
+        }
+        assert_eq!(attempt(Path::new("/"), true).unwrap(), Attempt::Gone);
+    }
+}
