@@ -121,6 +121,12 @@ fn sample() -> Vec<u8> {
     bytes
 }
 
+/// [`sample`], made once.
+fn sample_once() -> &'static [u8] {
+    static SAMPLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    SAMPLE.get_or_init(sample)
+}
+
 /// Makes all checksums right, so that what is tested is what stands behind them.
 fn reseal(bytes: &mut [u8]) {
     let Some(mut header) = bytes.first_chunk::<HEADER_LEN>().map(Header::decode) else { return };
@@ -336,6 +342,44 @@ fn no_field_with_right_checksums_does_harm() {
     }
     // Owners, times, digests, names may be anything; if nothing at all were accepted, nothing would have been tested.
     assert!(accepted > 1000 && accepted < tried, "{accepted} of {tried}");
+}
+
+#[test]
+fn a_file_that_changes_under_the_map_makes_no_accessor_panic() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..3000 {
+        let mut index = ClipIndex::from_bytes(sample_once().to_vec()).unwrap();
+        index.tamper(|bytes| {
+            for _ in 0..rng.usize(1..200) {
+                let at = rng.usize(HEADER_LEN..bytes.len() - 8);
+                let value = if rng.bool() { rng.u64(..).to_le_bytes() } else { [0xff; 8] };
+                let width = rng.usize(1..8);
+                bytes[at..at + width].copy_from_slice(&value[..width]);
+            }
+        });
+        wander(&index);
+    }
+}
+
+/// Calls the accessors without asking for sense.
+fn wander(index: &ClipIndex) {
+    for n in 0..20 {
+        let ino = u64::from(n);
+        std::hint::black_box((index.inode(ino), index.symlink(ino), index.xattrs(ino).take(50).count()));
+        for k in 0..index.dir_len(ino).min(20) {
+            std::hint::black_box(index.dir_entry(ino, k).and_then(|(name, _)| index.lookup(ino, name)));
+        }
+        let id = ContentId(n);
+        std::hint::black_box(index.content(id));
+        for k in 0..index.extent_count(id).min(20) {
+            std::hint::black_box(index.extent(id, k));
+        }
+        std::hint::black_box((index.layer(n), index.contents_in(n, 0..u64::MAX).take(50).count()));
+        for k in 0..index.chunk_count(n).min(20) {
+            std::hint::black_box((index.chunk(n, k), index.chunk_at(n, u64::from(k) * 700)));
+            std::hint::black_box(index.encoded_window(n, k).is_ok());
+        }
+    }
 }
 
 #[test]
