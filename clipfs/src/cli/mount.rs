@@ -47,6 +47,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
         log_file: settings.log_file.clone(),
         server: ServerConfig {
             name: pinned_name(&spec, &digest),
+            digest: digest.to_string(),
             image: Some(absolute(spec)?.to_string()),
             index,
             cache_dir: settings.cache_dir.clone(),

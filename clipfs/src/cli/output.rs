@@ -35,11 +35,6 @@ impl Output {
     pub(super) fn name(&mut self, name: &[u8]) -> io::Result<()> {
         if self.terminal { self.out.write_all(printable(name).as_bytes()) } else { self.out.write_all(name) }
     }
-
-    /// Whether a person is looking.
-    pub(super) fn is_terminal(&self) -> bool {
-        self.terminal
-    }
 }
 
 impl Write for Output {

@@ -2,7 +2,7 @@
 //!
 //! A log of bytes: each entry is written with variable-length integers, and its path as what differs from the path
 //! before it (archives list neighbours after each other). A file costs about 80 bytes, name and digest included, so
-//! a million files are 80 MB. The log is cut into segments which are freed while [`Cursor::drain`] passes over them.
+//! a million files are 80 MB. The log is cut into segments which are freed while the last pass goes over them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

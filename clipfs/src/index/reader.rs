@@ -302,7 +302,7 @@ impl ClipIndex {
 
     /// Contents whose first extent starts in the plain range of a layer: neighbours that a decoded chunk completes,
     /// in stream order.
-    pub fn contents_in(&self, layer: u32, plain: Range<u64>) -> impl Iterator<Item = ContentId> {
+    pub fn contents_in(&self, layer: u32, plain: Range<u64>) -> impl DoubleEndedIterator<Item = ContentId> {
         let contents = self.layer_record(layer).map_or(0..0, |l| {
             let end = l.first_content.saturating_add(l.contents);
             let stream = |n: u32| self.content_record(ContentId(n)).map_or(u64::MAX, |c| c.stream);
