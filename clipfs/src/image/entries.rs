@@ -33,7 +33,7 @@ mod tag {
 }
 
 /// The entries of a layer in archive order. Compact: an image may have a million.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LayerEntries {
     segments: VecDeque<Vec<u8>>,
     len: usize,
