@@ -93,7 +93,11 @@ impl Vfs {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`.
-    pub fn readdir(&self, dir: Ino, offset: u64) -> Result<impl Iterator<Item = DirEntry<'_>>, VfsError> {
+    pub fn readdir(
+        &self,
+        dir: Ino,
+        offset: u64,
+    ) -> Result<impl Iterator<Item = DirEntry<'_>>, VfsError> {
         let _ = (dir, offset);
         Ok(std::iter::empty())
     }

@@ -224,7 +224,11 @@ impl ClipIndex {
 
     /// Contents whose first extent starts in the plain range of a layer: neighbours that a decoded chunk completes,
     /// in stream order.
-    pub fn contents_in(&self, layer: u32, plain: std::ops::Range<u64>) -> impl Iterator<Item = ContentId> {
+    pub fn contents_in(
+        &self,
+        layer: u32,
+        plain: std::ops::Range<u64>,
+    ) -> impl Iterator<Item = ContentId> {
         let _ = (layer, plain);
         std::iter::empty()
     }
