@@ -119,6 +119,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Counters {
     evictions: AtomicU64,
+    /// Bytes that evictions have freed.
+    freed: AtomicU64,
     corrupt: AtomicU64,
 }
 
