@@ -38,7 +38,7 @@ pub struct CredentialRequest {
 }
 
 /// Why there are no credentials. The text never holds a secret.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CredentialError {
     /// The source has none for this registry.
     #[error("no credentials for registry {0}")]

@@ -5,11 +5,16 @@
 //! and [`tar`]; the read path drives [`run`].
 
 pub mod gzip;
+mod inflate;
+mod pass;
 pub mod run;
 pub mod scan;
 pub mod tar;
 pub mod window;
 pub mod zstd;
+
+#[cfg(test)]
+mod tests;
 
 use crate::oci::Digest;
 
@@ -44,9 +49,9 @@ pub enum DecodeError {
     /// The compressed stream breaks its own format.
     #[error("corrupt {format} stream at byte {offset}: {reason}")]
     Corrupt {
-        /// `gzip` or `zstd`.
+        /// `gzip`, `zstd` or `tar`; `window` for a window of the index.
         format: &'static str,
-        /// Compressed offset, as near as the decoder can tell.
+        /// Compressed offset, as near as the decoder can tell: in the layer for a scan, in the run for a run.
         offset: u64,
         /// What is wrong.
         reason: String,
@@ -59,7 +64,7 @@ pub enum DecodeError {
         /// Compressed offset at which the input ended.
         offset: u64,
     },
-    /// A single chunk would be longer than [`MAX_CHUNK`].
+    /// A single chunk would be longer than [`MAX_CHUNK`], or its compressed range longer than twice that.
     #[error("{format} stream has no place to resume within {MAX_CHUNK} bytes after plain offset {offset}")]
     ChunkTooLong {
         /// `gzip` or `zstd`.

@@ -4,7 +4,11 @@
 
 pub mod entries;
 pub mod merge;
+pub(crate) mod nodes;
+mod resolve;
+mod table;
 pub mod tree;
+pub(crate) mod xattr;
 
 pub use entries::LayerEntries;
 pub use merge::{MergeError, Merger};

@@ -167,15 +167,25 @@ fn open_log(request: &MountRequest, dir: &RunDir) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-/// Everything that can be known before anything is done. Paths become absolute: the keeper has another working directory.
-fn check(mut request: MountRequest) -> Result<MountRequest, MountError> {
+/// What can be known before the image is looked for: whether this process may mount there. [`mount`] checks again.
+///
+/// # Errors
+/// No root, no `/dev/fuse`, a mountpoint that is none or is taken.
+pub fn preflight(run_dir: &Path, mountpoint: &Path) -> Result<(), MountError> {
+    check_machine()?;
+    check_mountpoint(mountpoint, &absolute(run_dir)?).map(drop)
+}
+
+fn check_machine() -> Result<(), MountError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(MountError::NotRoot);
     }
-    match std::fs::metadata("/dev/fuse") {
-        Ok(_) => {}
-        Err(source) => return Err(MountError::NoFuse(source)),
-    }
+    std::fs::metadata("/dev/fuse").map(drop).map_err(MountError::NoFuse)
+}
+
+/// Everything that can be known before anything is done. Paths become absolute: the keeper has another working directory.
+fn check(mut request: MountRequest) -> Result<MountRequest, MountError> {
+    check_machine()?;
     let server = &mut request.server;
     let paths = [&mut request.run_dir, &mut server.index, &mut server.cache_dir];
     for path in paths.into_iter().chain(request.log_file.as_mut()).chain(server.hosts_dir.as_mut()) {

@@ -15,7 +15,32 @@ use crate::oci::{Descriptor, Digest, ImageConfig, ImageSpec, Manifest, Platform}
 pub mod error;
 pub mod stats;
 
+mod archive;
+mod auth;
+mod challenge;
+mod classify;
+mod client;
+mod docker_archive;
+mod endpoint;
+mod guard;
+mod hosts;
+mod layout;
+mod local;
+mod range;
+mod redirect;
+mod remote;
+mod resolve;
+mod retry;
+mod safe_url;
+mod stream;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
 pub use error::RegistryError;
+pub use stream::BlobStream;
+use {local::Local, remote::Remote, stream::HttpStream};
 
 /// How to reach registries.
 #[derive(Debug, Clone)]
@@ -53,29 +78,12 @@ pub struct ResolvedImage {
 
 /// An opened place that holds one image. Cheap to clone; safe to use from many tasks.
 #[derive(Debug, Clone)]
-pub struct ImageSource {}
+pub struct ImageSource(Inner);
 
-/// A blob's bytes on their way. Ends with an error if the transfer fails for good; lost connections in the middle are
-/// resumed inside. Cancel safe: dropping it ends the transfer.
-#[derive(Debug)]
-pub struct BlobStream {}
-
-impl BlobStream {
-    /// The next bytes; `None` at the end of the asked range, which was then delivered in full.
-    ///
-    /// # Errors
-    /// See [`RegistryError`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        unimplemented!()
-    }
-
-    /// All bytes in one buffer; for ranges of a few chunks.
-    ///
-    /// # Errors
-    /// See [`RegistryError`].
-    pub async fn collect(self) -> Result<Bytes, RegistryError> {
-        unimplemented!()
-    }
+#[derive(Debug, Clone)]
+enum Inner {
+    Remote(Arc<Remote>),
+    Local(Arc<Local>),
 }
 
 impl ImageSource {
@@ -84,8 +92,14 @@ impl ImageSource {
     /// # Errors
     /// Missing or malformed layouts and archives; broken TLS configuration.
     pub async fn open(spec: &ImageSpec, options: RegistryOptions) -> Result<Self, RegistryError> {
-        let _ = (spec, options);
-        unimplemented!()
+        Ok(Self(match spec {
+            ImageSpec::Registry(reference) => {
+                let reference = reference.clone();
+                // Reads certificates and hosts.toml.
+                Inner::Remote(Arc::new(local::blocking(move || Remote::open(reference, &options)).await?))
+            }
+            _ => Inner::Local(Arc::new(Local::open(spec).await?)),
+        }))
     }
 
     /// Fetches and checks the manifest (choosing the platform from a manifest list) and the config.
@@ -93,17 +107,19 @@ impl ImageSource {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn resolve(&self, platform: &Platform) -> Result<ResolvedImage, RegistryError> {
-        let _ = platform;
-        unimplemented!()
+        Box::pin(resolve::resolve(&self.0, platform)).await
     }
 
-    /// Asks whether the manifest is still there and may be read: told at mount, not as EIO an hour later.
+    /// Asks whether the manifest is still there and may be read: told at mount, not as EIO an hour later. For a layout or
+    /// archive, being open is enough.
     ///
     /// # Errors
     /// See [`RegistryError`].
     pub async fn check(&self, manifest: &Digest) -> Result<(), RegistryError> {
-        let _ = manifest;
-        unimplemented!()
+        match &self.0 {
+            Inner::Remote(remote) => remote.check(manifest).await,
+            Inner::Local(_) => Ok(()),
+        }
     }
 
     /// A blob from its first to its last byte. The caller checks the digest.
@@ -111,8 +127,7 @@ impl ImageSource {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn blob(&self, blob: &Descriptor) -> Result<BlobStream, RegistryError> {
-        let _ = blob;
-        unimplemented!()
+        self.blob_range(blob, 0..blob.size).await
     }
 
     /// A range of a blob (`range` within `0..blob.size`, not empty). The bytes are unverified.
@@ -124,19 +139,41 @@ impl ImageSource {
         blob: &Descriptor,
         range: Range<u64>,
     ) -> Result<BlobStream, RegistryError> {
-        let _ = (blob, range);
-        unimplemented!()
+        if range.start > range.end || range.end > blob.size {
+            return Err(RegistryError::Mismatch {
+                what: format!("a range beyond the end of blob {}", blob.digest),
+            });
+        }
+        match &self.0 {
+            Inner::Remote(remote) => {
+                Ok(BlobStream::http(Box::pin(HttpStream::open(Arc::clone(remote), blob, range)).await?))
+            }
+            Inner::Local(local) => Ok(BlobStream::file(local.blob(blob, range).await?)),
+        }
     }
 
     /// Told by the reader that bytes of a range failed verification: the next request for this blob uses another
     /// connection (or mirror).
     pub fn distrust(&self, blob: &Descriptor) {
-        let _ = blob;
+        if let Inner::Remote(remote) = &self.0 {
+            remote.distrust(blob);
+        }
     }
 
-    /// Counters since opening.
+    /// Counters since opening; zero for layouts and archives.
     #[must_use]
     pub fn stats(&self) -> stats::RegistryStats {
-        unimplemented!()
+        match &self.0 {
+            Inner::Remote(remote) => remote.counters.snapshot(),
+            Inner::Local(_) => stats::RegistryStats::default(),
+        }
+    }
+
+    /// Lets tokens grow older without waiting.
+    #[cfg(test)]
+    fn age_tokens(&self, by: Duration) {
+        if let Inner::Remote(remote) = &self.0 {
+            remote.age_tokens(by);
+        }
     }
 }

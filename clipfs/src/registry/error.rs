@@ -83,7 +83,43 @@ pub enum RegistryError {
     },
 }
 
+impl From<crate::oci::reference::InvalidReference> for RegistryError {
+    fn from(e: crate::oci::reference::InvalidReference) -> Self {
+        Self::InvalidReference { reference: e.reference, reason: e.reason }
+    }
+}
+
 impl RegistryError {
+    /// The same error once more: several waiters share one failed request. The source of an I/O error becomes its text.
+    pub(super) fn duplicate(&self) -> Self {
+        match self {
+            Self::InvalidReference { reference, reason } => {
+                Self::InvalidReference { reference: reference.clone(), reason: reason.clone() }
+            }
+            Self::NotFound(what) => Self::NotFound(what.clone()),
+            Self::Denied { host, what, reason } => {
+                Self::Denied { host: host.clone(), what: what.clone(), reason: reason.clone() }
+            }
+            Self::Credentials(e) => Self::Credentials(e.clone()),
+            Self::UnknownHost { host } => Self::UnknownHost { host: host.clone() },
+            Self::Unavailable { host, reason } => {
+                Self::Unavailable { host: host.clone(), reason: reason.clone() }
+            }
+            Self::TooManyRequests { host, retry_after } => {
+                Self::TooManyRequests { host: host.clone(), retry_after: *retry_after }
+            }
+            Self::Protocol { host, reason } => Self::Protocol { host: host.clone(), reason: reason.clone() },
+            Self::Mismatch { what } => Self::Mismatch { what: what.clone() },
+            Self::NotAnImage { what, reason } => {
+                Self::NotAnImage { what: what.clone(), reason: reason.clone() }
+            }
+            Self::Io { what, source } => Self::Io {
+                what: what.clone(),
+                source: std::io::Error::new(source.kind(), source.to_string()),
+            },
+        }
+    }
+
     /// Whether asking again soon is pointless.
     #[must_use]
     pub fn is_permanent(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What went over the wire.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 /// Counters of one [`super::ImageSource`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RegistryStats {
@@ -9,4 +11,22 @@ pub struct RegistryStats {
     pub requests: u64,
     /// Requests to token endpoints.
     pub token_requests: u64,
+}
+
+/// The counters while they count.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) blob_bytes: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) token_requests: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> RegistryStats {
+        RegistryStats {
+            blob_bytes: self.blob_bytes.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            token_requests: self.token_requests.load(Relaxed),
+        }
+    }
 }

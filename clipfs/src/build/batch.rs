@@ -1,0 +1,175 @@
+//! From the decode thread to the digest thread: what the scan finds, in recycled buffers.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use bytes::Bytes;
+
+use crate::decode::DecodeError;
+use crate::decode::scan::{Checkpoint, RawWindow, ScanSink};
+
+/// Plain bytes per batch: it is hashed three times over and should stay in the second-level cache while it is.
+const BATCH: usize = 256 << 10;
+
+/// Batches in circulation: enough to ride out a window being encoded while the decoder goes on.
+const BATCHES: usize = 8;
+
+/// Windows per batch, each up to 100 KiB with what follows it: with small chunks they come often.
+const MAX_WINDOWS: usize = 8;
+
+/// What the digest thread gets.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// The next compressed bytes.
+    Compressed(Vec<Bytes>),
+    /// The next plain bytes.
+    Batch(Batch),
+}
+
+/// A run of the plain stream, and what was found in it.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The bytes.
+    pub(super) plain: Vec<u8>,
+    /// Checkpoints and where in `plain` they are.
+    pub(super) checkpoints: Vec<(usize, Checkpoint)>,
+    /// Windows of earlier checkpoints (or of one in this batch).
+    pub(super) windows: Vec<RawWindow>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.plain.clear();
+        self.checkpoints.clear();
+        self.windows.clear();
+    }
+}
+
+/// The digest thread's end.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    work: Receiver<Work>,
+    spare: Sender<Batch>,
+}
+
+impl Inbox {
+    /// The next work; `None`: the decoder has ended.
+    pub(super) fn next(&self) -> Option<Work> {
+        self.work.recv().ok()
+    }
+
+    /// Gives a batch back.
+    pub(super) fn recycle(&self, mut batch: Batch) {
+        batch.clear();
+        // A decoder that has ended needs no buffers.
+        let _ = self.spare.send(batch);
+    }
+}
+
+/// The decode thread's end: gathers what the scan says into batches.
+#[derive(Debug)]
+pub(super) struct BatchSink {
+    current: Batch,
+    work: SyncSender<Work>,
+    spare: Receiver<Batch>,
+}
+
+/// A pair of ends.
+pub(super) fn pair() -> (BatchSink, Inbox) {
+    let (work_tx, work) = sync_channel(BATCHES);
+    let (spare, spare_rx) = channel();
+    for _ in 1..BATCHES {
+        // Cannot fail: both ends are here.
+        let _ = spare.send(Batch::default());
+    }
+    (BatchSink { current: Batch::default(), work: work_tx, spare: spare_rx }, Inbox { work, spare })
+}
+
+impl BatchSink {
+    /// A second way to the digest thread, for the compressed bytes.
+    pub(super) fn sender(&self) -> SyncSender<Work> {
+        self.work.clone()
+    }
+
+    /// Sends what has been gathered.
+    ///
+    /// # Errors
+    /// The digest thread has stopped; it knows why.
+    pub(super) fn flush(&mut self) -> Result<(), DecodeError> {
+        let gone = || DecodeError::Io(io::Error::other("the digest thread has stopped"));
+        let next = self.spare.recv().map_err(|_| gone())?;
+        let full = std::mem::replace(&mut self.current, next);
+        self.work.send(Work::Batch(full)).map_err(|_| gone())
+    }
+}
+
+impl ScanSink for BatchSink {
+    fn compressed(&mut self, _bytes: &[u8]) -> Result<(), DecodeError> {
+        // They have been sent by the reader, as they arrived: see `FeedReader`.
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError> {
+        self.current.checkpoints.push((self.current.plain.len(), checkpoint));
+        Ok(())
+    }
+
+    fn plain(&mut self, mut bytes: &[u8]) -> Result<(), DecodeError> {
+        while !bytes.is_empty() {
+            if self.current.plain.len() >= BATCH {
+                self.flush()?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(BATCH - self.current.plain.len()));
+            self.current.plain.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn window(&mut self, window: RawWindow) -> Result<(), DecodeError> {
+        self.current.windows.push(window);
+        if self.current.windows.len() >= MAX_WINDOWS { self.flush() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::Resume;
+
+    #[test]
+    fn batches_carry_every_byte_and_the_place_of_every_checkpoint() {
+        let (mut sink, inbox) = pair();
+        let plain: Vec<u8> = (0..3 * BATCH + 17).map(|i| u8::try_from(i % 251).expect("small")).collect();
+        let cuts = [0, 1, BATCH, 2 * BATCH + 5];
+        let expected = plain.clone();
+        let producer = std::thread::spawn(move || {
+            for (i, &cut) in cuts.iter().enumerate() {
+                let plain_offset = crate::num::to_u64(cut);
+                let checkpoint =
+                    Checkpoint { plain_offset, comp_offset: plain_offset, bit: 0, resume: Resume::Fresh };
+                sink.checkpoint(checkpoint).expect("inbox is there");
+                sink.plain(&plain[cut..cuts.get(i + 1).copied().unwrap_or(plain.len())])
+                    .expect("inbox is there");
+            }
+            sink.flush().expect("inbox is there");
+        });
+        let (mut all, mut seen) = (Vec::new(), Vec::new());
+        while let Some(Work::Batch(batch)) = inbox.next() {
+            assert!(batch.plain.len() <= BATCH);
+            seen.extend(batch.checkpoints.iter().map(|(at, _)| all.len() + at));
+            all.extend_from_slice(&batch.plain);
+            inbox.recycle(batch);
+        }
+        producer.join().expect("no panic");
+        assert_eq!(all, expected);
+        assert_eq!(seen, cuts);
+    }
+
+    #[test]
+    fn a_stopped_digester_stops_the_decoder() {
+        let (mut sink, inbox) = pair();
+        drop(inbox);
+        assert!(sink.plain(&vec![0; 20 * BATCH]).is_err());
+    }
+}
