@@ -80,7 +80,8 @@ fn open_files_outlive_the_server_and_open_again() {
             held.read_to_string(&mut text).unwrap();
             assert_eq!(text, "small\n");
         }
-        assert_eq!(sandbox.status(&mountpoint)["open_files"], 1);
+        // Releases arrive after close(2) has returned.
+        wait_until("the held file alone", || sandbox.status(&mountpoint)["open_files"] == 1);
         drop(held);
         wait_until("the release", || sandbox.status(&mountpoint)["open_files"] == 0);
         sandbox.umount(&mountpoint);
