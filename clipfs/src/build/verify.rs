@@ -220,7 +220,8 @@ impl<'a> LayerCheck<'a> {
         let mut cursor = Cursor::default();
         let mut first = 0;
         while first < self.records.len() {
-            let continues = self.records[first + 1..].iter().take_while(|c| c.resume == Resume::Continue).count();
+            let continues =
+                self.records[first + 1..].iter().take_while(|c| c.resume == Resume::Continue).count();
             let next = first + 1 + continues;
             self.decode_run(first, &self.records[first..next], &mut cursor, &mut input, &mut plain)?;
             first = next;
@@ -229,11 +230,18 @@ impl<'a> LayerCheck<'a> {
         // What no chunk needs still belongs to the blob's digest.
         while cursor.refill(&mut input).map_err(fault)? {}
         plain.tar.finish().map_err(fault)?;
-        let seen = Verified { chunks: to_u64(self.records.len()), plain_bytes: plain.len, ..Verified::default() };
+        let seen =
+            Verified { chunks: to_u64(self.records.len()), plain_bytes: plain.len, ..Verified::default() };
         let windows = tempfile::tempfile()
             .map_err(|source| BuildError::Output { path: std::env::temp_dir(), source })?;
         // Only the tree of the rebuilt index is looked at: it gets chunks that need no windows.
-        let bare = |c: &ChunkRecord| ChunkRecord { bit: 0, resume: Resume::Fresh, window_offset: 0, window_len: 0, ..*c };
+        let bare = |c: &ChunkRecord| ChunkRecord {
+            bit: 0,
+            resume: Resume::Fresh,
+            window_offset: 0,
+            window_len: 0,
+            ..*c
+        };
         let chunks = self.records.iter().map(bare).collect();
         let index = LayerIndex { info: self.info, chunks, windows, windows_len: 0 };
         Ok((
@@ -354,7 +362,9 @@ impl Plain {
         self.len += to_u64(bytes.len());
         let (entries, layer) = (&mut self.entries, self.layer);
         self.tar.push(bytes, &mut |entry| {
-            entries.push(&entry).map_err(|e| DecodeError::Io(std::io::Error::other(format!("layer {layer}: {e}"))))
+            entries
+                .push(&entry)
+                .map_err(|e| DecodeError::Io(std::io::Error::other(format!("layer {layer}: {e}"))))
         })
     }
 }

@@ -13,7 +13,13 @@ use crate::oci::Platform;
 /// An image in any registry becomes a root file system at once: only the bytes that are touched are fetched, and
 /// every byte is verified before it is seen.
 #[derive(Debug, Parser)]
-#[command(name = "clipfs", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "clipfs",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Example:\n  clipfs mount registry.example/team/app:1.4 /mnt\n\n\
     IMAGE is [docker://]registry/repo[:tag][@digest], oci:DIR[:ref], oci-archive:FILE or docker-archive:FILE.\n\
     Settings: flag > CLIPFS_* environment > /etc/clipfs/config.toml > default.")]
@@ -363,7 +369,9 @@ impl Command {
             | Self::Stat(StatArgs { target, .. })
             | Self::Inspect(InspectArgs { target, .. }) => (Some(&target.cache), Some(&target.source)),
             Self::Verify(a) => (None, Some(&a.source)),
-            Self::Cache(CacheCommand::Stat(a) | CacheCommand::Verify(a) | CacheCommand::Clear(a)) => (Some(&a.cache), None),
+            Self::Cache(CacheCommand::Stat(a) | CacheCommand::Verify(a) | CacheCommand::Clear(a)) => {
+                (Some(&a.cache), None)
+            }
             Self::Cache(CacheCommand::Gc(a)) => (Some(&a.cache), None),
             Self::Umount(_) | Self::Status(_) => (None, None),
         }

@@ -15,7 +15,11 @@ use crate::index::{ClipIndex, Ino, Inode, Kind};
 use crate::vfs::Vfs;
 
 /// Resolves a path of the image.
-pub(super) fn resolve(opened: &OpenedImage, path: &OsStr, follow: bool) -> Result<(Vfs, Ino, Inode), Failure> {
+pub(super) fn resolve(
+    opened: &OpenedImage,
+    path: &OsStr,
+    follow: bool,
+) -> Result<(Vfs, Ino, Inode), Failure> {
     let vfs = Vfs::new(opened.index.clone(), &opened.name);
     let refuse = |source| Failure::Path { path: printable(path.as_bytes()), source };
     let ino = vfs.resolve(path.as_bytes(), follow).map_err(refuse)?;
@@ -78,9 +82,9 @@ impl Listing<'_> {
 
     fn entries(&mut self, items: &[Item]) -> io::Result<()> {
         if self.args.json {
-            return items
-                .iter()
-                .try_for_each(|(_, path, ino, inode)| self.out.json(&FileReport::new(self.index, path, *ino, inode)));
+            return items.iter().try_for_each(|(_, path, ino, inode)| {
+                self.out.json(&FileReport::new(self.index, path, *ino, inode))
+            });
         }
         if !self.args.long {
             for (name, ..) in items {

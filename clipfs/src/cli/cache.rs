@@ -67,7 +67,10 @@ fn stat(context: &Context, store: &Store, json: bool) -> Result<(), Failure> {
         let of_quota = percent(report.store.disk_bytes, report.quota_bytes);
         out.fields(&[
             ("cache", report.cache_dir.display().to_string()),
-            ("used", format!("{} of {} ({of_quota})", size(report.store.disk_bytes), size(report.quota_bytes))),
+            (
+                "used",
+                format!("{} of {} ({of_quota})", size(report.store.disk_bytes), size(report.quota_bytes)),
+            ),
             ("objects", format!("{}, and {} partial", report.store.objects, report.store.partials)),
             ("indexes", format!("{indexes}, {}", size(index_bytes))),
         ])?;
@@ -88,7 +91,9 @@ fn freed(store: &Store, freed_bytes: u64, json: bool) -> Result<(), Failure> {
 
 fn verify(store: &Store, json: bool) -> Result<(), Failure> {
     let bar = indicatif::ProgressBar::new(0);
-    if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:30}  {bytes} / {total_bytes}  {bytes_per_sec}  {eta}") {
+    if let Ok(style) =
+        indicatif::ProgressStyle::with_template("{bar:30}  {bytes} / {total_bytes}  {bytes_per_sec}  {eta}")
+    {
         bar.set_style(style);
     }
     let report: VerifyReport = store.verify(&mut |done, all| {

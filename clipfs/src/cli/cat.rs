@@ -34,7 +34,8 @@ pub(super) async fn run(context: &Context, args: &CatArgs) -> Result<(), Failure
         quota: settings.cache_size.0,
         memory: settings.memory.0,
     };
-    let store = tokio::task::spawn_blocking(|| Store::open(options)).await.map_err(|_| Failure::Panicked)??;
+    let store =
+        tokio::task::spawn_blocking(|| Store::open(options)).await.map_err(|_| Failure::Panicked)??;
     let options = ReadOptions { timeout: settings.read_timeout.0, small_file: settings.small_file.0 };
     let runtime = tokio::runtime::Handle::current();
     let reader = Reader::new(opened.index, Some(source), Arc::new(store), options, runtime);

@@ -144,7 +144,10 @@ impl Context {
             .filter(|chunk| (build::MIN_CHUNK..=build::MAX_CHUNK_OPTION).contains(chunk))
             .ok_or_else(|| {
                 let (min, max) = (build::MIN_CHUNK >> 10, build::MAX_CHUNK_OPTION >> 20);
-                Failure::Usage(format!("chunks may have {min} KiB to {max} MiB, not {}", self.settings.chunk_size))
+                Failure::Usage(format!(
+                    "chunks may have {min} KiB to {max} MiB, not {}",
+                    self.settings.chunk_size
+                ))
             })?;
         Ok(BuildOptions { chunk, ..BuildOptions::default() })
     }
@@ -212,7 +215,13 @@ mod tests {
         for file in ["a.clip", "/x/a.clip", "./alpine", "../a", "/var/cache/clipfs/index/sha256:00.clip"] {
             assert_eq!(Target::parse(file).unwrap(), Target::File(file.into()), "{file}");
         }
-        for image in ["alpine", "docker://host.example/a.clip", "oci:/dir", "oci-archive:/a.tar", "host.example:5000/a:b"] {
+        for image in [
+            "alpine",
+            "docker://host.example/a.clip",
+            "oci:/dir",
+            "oci-archive:/a.tar",
+            "host.example:5000/a:b",
+        ] {
             assert!(matches!(Target::parse(image).unwrap(), Target::Image(_)), "{image}");
         }
         assert!(matches!(Target::parse("UPPER/Case"), Err(Failure::Reference(_))));

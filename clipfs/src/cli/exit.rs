@@ -79,7 +79,9 @@ fn registry(error: &RegistryError) -> u8 {
         RegistryError::Credentials(CredentialError::NotFound(_)) => NO_INPUT,
         RegistryError::Credentials(CredentialError::Denied { .. }) => DENIED,
         RegistryError::Credentials(CredentialError::Source(_)) => CONFIG,
-        RegistryError::Credentials(CredentialError::Unavailable(_)) | RegistryError::Unavailable { .. } => UNAVAILABLE,
+        RegistryError::Credentials(CredentialError::Unavailable(_)) | RegistryError::Unavailable { .. } => {
+            UNAVAILABLE
+        }
         RegistryError::UnknownHost { .. } => NO_HOST,
         RegistryError::TooManyRequests { .. } => TRY_LATER,
         RegistryError::Protocol { .. } => PROTOCOL,
@@ -147,10 +149,9 @@ fn store(error: &StoreError) -> u8 {
 fn path(error: VfsError) -> u8 {
     match error {
         VfsError::NotFound | VfsError::NoAttribute => NO_INPUT,
-        VfsError::NotADirectory
-        | VfsError::IsADirectory
-        | VfsError::NotASymlink
-        | VfsError::NameTooLong => DATA,
+        VfsError::NotADirectory | VfsError::IsADirectory | VfsError::NotASymlink | VfsError::NameTooLong => {
+            DATA
+        }
     }
 }
 
@@ -182,22 +183,35 @@ pub(super) fn hint(failure: &Failure) -> Option<String> {
             "build it again with `clipfs index --force IMAGE`"
         }
         Failure::OtherImage { .. } => "build an index of this image with `clipfs index IMAGE`",
-        Failure::Registry(error)
-        | Failure::Build(BuildError::Fetch { source: error, .. })
-        | Failure::Verify { source: VerifyError::Build(BuildError::Fetch { source: error, .. }), .. } => {
+        Failure::Registry(error) | Failure::Build(BuildError::Fetch { source: error, .. }) => {
             registry_hint(error)?
         }
+        Failure::Verify { source, .. } => match source.as_ref() {
+            VerifyError::Build(BuildError::Fetch { source, .. }) => registry_hint(source)?,
+            VerifyError::Tree(_) | VerifyError::Chunk { .. } | VerifyError::ChunkDigest { .. } => {
+                "do not use this index; build it again with `clipfs index --force IMAGE`"
+            }
+            _ => return None,
+        },
         Failure::Build(BuildError::Decode { source: DecodeError::UnknownCompression(_), .. }) => {
             "layers may be plain tar, gzip or zstd; encrypted layers cannot be mounted"
         }
-        Failure::Build(BuildError::Digest { .. }) => "the registry serves other bytes than the manifest names: push the image again",
-        Failure::Build(BuildError::Output { .. }) | Failure::Create { .. } | Failure::Store(StoreError::Open { .. }) => {
+        Failure::Build(BuildError::Digest { .. }) => {
+            "the registry serves other bytes than the manifest names: push the image again"
+        }
+        Failure::Build(BuildError::Output { .. })
+        | Failure::Create { .. }
+        | Failure::Store(StoreError::Open { .. }) => {
             "choose a writable place with -o FILE or --cache-dir DIR"
         }
         Failure::Timeout { .. } => "wait longer with --mount-timeout",
-        Failure::Reference(_) => "an image is registry/repo[:tag][@digest], oci:DIR[:ref], oci-archive:FILE or docker-archive:FILE",
+        Failure::Reference(_) => {
+            "an image is registry/repo[:tag][@digest], oci:DIR[:ref], oci-archive:FILE or docker-archive:FILE"
+        }
         Failure::Mount(error) => return error.hint().map(Into::into),
-        Failure::Build(BuildError::Panicked(_)) | Failure::Panicked => "this is a bug: please report it with the lines above",
+        Failure::Build(BuildError::Panicked(_)) | Failure::Panicked => {
+            "this is a bug: please report it with the lines above"
+        }
         _ => return None,
     };
     Some(text.to_owned())
@@ -205,7 +219,9 @@ pub(super) fn hint(failure: &Failure) -> Option<String> {
 
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     match error {
-        RegistryError::NotFound(_) => Some("check the name and the tag; registries also answer so for images one may not see"),
+        RegistryError::NotFound(_) => {
+            Some("check name and tag; a registry also says so of images that one may not see")
+        }
         RegistryError::Denied { .. } => Some("the image may be private, or its name wrong"),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),
         RegistryError::TooManyRequests { .. } => Some("try again later"),
@@ -265,11 +281,29 @@ mod tests {
             (65, Failure::Build(BuildError::Digest { layer: layer(), found: layer() })),
             (65, Failure::Build(BuildError::DiffId { layer: layer(), expected: layer(), found: layer() })),
             (70, Failure::Build(BuildError::Panicked(text()))),
-            (73, Failure::Build(BuildError::Output { path: "/x".into(), source: io(io::ErrorKind::StorageFull) })),
+            (
+                73,
+                Failure::Build(BuildError::Output {
+                    path: "/x".into(),
+                    source: io(io::ErrorKind::StorageFull),
+                }),
+            ),
             (73, Failure::Occupied("/x".into())),
-            (65, Failure::Verify { path: "/i".into(), source: VerifyError::Tree(text()) }),
-            (69, Failure::Verify { path: "/i".into(), source: BuildError::Fetch { layer: layer(), source: unavailable() }.into() }),
-            (73, Failure::Store(StoreError::Open { dir: "/c".into(), source: io(io::ErrorKind::PermissionDenied) })),
+            (65, Failure::Verify { path: "/i".into(), source: Box::new(VerifyError::Tree(text())) }),
+            (
+                69,
+                Failure::Verify {
+                    path: "/i".into(),
+                    source: Box::new(BuildError::Fetch { layer: layer(), source: unavailable() }.into()),
+                },
+            ),
+            (
+                73,
+                Failure::Store(StoreError::Open {
+                    dir: "/c".into(),
+                    source: io(io::ErrorKind::PermissionDenied),
+                }),
+            ),
             (66, Failure::Path { path: text(), source: VfsError::NotFound }),
             (65, Failure::NotAFile(text())),
             (69, read(ReadError::Deadline(Duration::from_secs(1)))),

@@ -15,9 +15,33 @@ pub(super) const NAME: &str = "mount.clipfs";
 
 /// Options that mean something to mount(8) or to the machine's start, not to us; and those that say what we do anyway.
 const IGNORED: [&str; 27] = [
-    "async", "atime", "auto", "defaults", "dev", "diratime", "exec", "group", "iversion", "lazytime", "mand", "noatime",
-    "noauto", "nodiratime", "nofail", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime", "nouser", "owner",
-    "relatime", "ro", "silent", "suid", "user",
+    "async",
+    "atime",
+    "auto",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "group",
+    "iversion",
+    "lazytime",
+    "mand",
+    "noatime",
+    "noauto",
+    "nodiratime",
+    "nofail",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nouser",
+    "owner",
+    "relatime",
+    "ro",
+    "silent",
+    "suid",
+    "user",
 ];
 
 /// More of them.
@@ -86,7 +110,11 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
 
 /// `-N` takes a process id or a file.
 fn namespace_path(value: &str) -> PathBuf {
-    if value.bytes().all(|b| b.is_ascii_digit()) { format!("/proc/{value}/ns/mnt").into() } else { value.into() }
+    if value.bytes().all(|b| b.is_ascii_digit()) {
+        format!("/proc/{value}/ns/mnt").into()
+    } else {
+        value.into()
+    }
 }
 
 /// `a,b=1,c="x,y"` as names and values: commas inside double quotes do not separate.
@@ -121,7 +149,8 @@ fn translate(name: &str, value: Option<&str>) -> Result<Option<OsString>, Failur
     }
     let long = name.replace('_', "-");
     let root = Args::command();
-    let known = root.find_subcommand("mount").into_iter().chain([&root]).flat_map(clap::Command::get_arguments);
+    let known =
+        root.find_subcommand("mount").into_iter().chain([&root]).flat_map(clap::Command::get_arguments);
     let Some(option) = known.into_iter().find(|option| option.get_long() == Some(&long)) else {
         return Err(Failure::Usage(format!("unknown mount option {name:?}")));
     };
@@ -167,7 +196,10 @@ mod tests {
             ("img /m -nvocache_dir=/x", "clipfs mount --cache-dir=/x -- img /m"),
             ("img /m -o cache_dir=\"/a,b\",ro", "clipfs mount --cache-dir=/a,b -- img /m"),
             ("img /m -s -o nonsense=1", "clipfs mount -- img /m"),
-            ("img /m -o allow_other,index=/i.clip,log_level=debug", "clipfs mount --allow-other --index=/i.clip --log-level=debug -- img /m"),
+            (
+                "img /m -o allow_other,index=/i.clip,log_level=debug",
+                "clipfs mount --allow-other --index=/i.clip --log-level=debug -- img /m",
+            ),
         ];
         for (line, expected) in table {
             assert_eq!(arguments(line), expected, "{line}");
@@ -177,7 +209,9 @@ mod tests {
     #[test]
     fn every_translation_is_understood_by_clipfs_mount() {
         use clap::Parser as _;
-        let request = parsed("img /m -o cache_dir=/x,memory=1MiB,passthrough=off,prefetch=none,platform=linux/arm64").unwrap();
+        let request =
+            parsed("img /m -o cache_dir=/x,memory=1MiB,passthrough=off,prefetch=none,platform=linux/arm64")
+                .unwrap();
         assert!(Args::try_parse_from(request.arguments).is_ok());
     }
 

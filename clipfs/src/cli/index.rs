@@ -102,7 +102,11 @@ pub(super) async fn run(context: &Context, args: &IndexArgs) -> Result<(), Failu
     };
     let report = Report::new(path, &index, started.elapsed().as_secs_f64());
     let mut out = Output::new();
-    if args.json { out.json(&report)? } else { out.fields(&report.rows())? }
+    if args.json {
+        out.json(&report)?
+    } else {
+        out.fields(&report.rows())?
+    }
     Ok(out.flush()?)
 }
 

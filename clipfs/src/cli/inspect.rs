@@ -92,7 +92,15 @@ impl Report {
             ("digest", self.digest.to_string()),
             ("platform", self.platform.clone().unwrap_or_else(|| "unknown".to_owned())),
             ("size", format!("{} compressed, {} plain", size(self.image_bytes), size(self.plain_bytes))),
-            ("files", format!("{}, {} distinct contents of {}", self.files, self.contents, size(self.content_bytes))),
+            (
+                "files",
+                format!(
+                    "{}, {} distinct contents of {}",
+                    self.files,
+                    self.contents,
+                    size(self.content_bytes)
+                ),
+            ),
             ("chunks", format!("{} of about {}", self.chunks, size(self.chunk_size.into()))),
             ("index", self.index.display().to_string()),
             (
@@ -108,7 +116,8 @@ impl Report {
         rows.extend(command("Entrypoint").map(|words| ("entrypoint", words)));
         rows.extend(command("Cmd").map(|words| ("command", words)));
         for layer in &self.layers {
-            let sizes = format!("{}, {} plain, {} chunks", size(layer.size), size(layer.plain_size), layer.chunks);
+            let sizes =
+                format!("{}, {} plain, {} chunks", size(layer.size), size(layer.plain_size), layer.chunks);
             rows.push(("layer", format!("{}  {:4}  {sizes}", layer.digest, layer.compression)));
         }
         rows
@@ -120,6 +129,10 @@ pub(super) async fn run(context: &Context, args: &InspectArgs) -> Result<(), Fai
     let opened = context.open(&args.target.target, None).await?;
     let report = Report::new(opened.name, opened.path, &opened.index);
     let mut out = Output::new();
-    if args.json { out.json(&report)? } else { out.fields(&report.rows())? }
+    if args.json {
+        out.json(&report)?
+    } else {
+        out.fields(&report.rows())?
+    }
     Ok(out.flush()?)
 }

@@ -148,9 +148,8 @@ async fn find_index(
 
 /// Paths that mean the same in another working directory.
 fn absolute(spec: ImageSpec) -> Result<ImageSpec, Failure> {
-    let absolute = |path: PathBuf| {
-        std::path::absolute(&path).map_err(|source| Failure::Create { path, source })
-    };
+    let absolute =
+        |path: PathBuf| std::path::absolute(&path).map_err(|source| Failure::Create { path, source });
     Ok(match spec {
         ImageSpec::OciLayout { dir, name } => ImageSpec::OciLayout { dir: absolute(dir)?, name },
         ImageSpec::OciArchive { file, name } => ImageSpec::OciArchive { file: absolute(file)?, name },
@@ -197,7 +196,11 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<(), Failure
     let mut out = Output::new();
     if let Some(mountpoint) = &args.mountpoint {
         let status = mount::status(run_dir, mountpoint)?;
-        if args.json { out.json(&status)? } else { out.fields(&rows(&status))? }
+        if args.json {
+            out.json(&status)?
+        } else {
+            out.fields(&rows(&status))?
+        }
         return Ok(out.flush()?);
     }
     let all = mount::list(run_dir)?;
@@ -230,7 +233,12 @@ fn rows(status: &MountStatus) -> Vec<(&'static str, String)> {
         ("mounted", time::rfc3339(started)),
         (
             "keeper",
-            format!("{}, server {} ({} restarts)", pid(status.keeper_pid), pid(status.server_pid), status.server_restarts),
+            format!(
+                "{}, server {} ({} restarts)",
+                pid(status.keeper_pid),
+                pid(status.server_pid),
+                status.server_restarts
+            ),
         ),
         ("fetched", size(counters.fetched_bytes)),
         ("served", size(counters.served_bytes)),

@@ -50,7 +50,11 @@ impl Write for Output {
 /// A name for messages and terminals: what an image chose must not move the cursor.
 pub(super) fn printable(name: &[u8]) -> String {
     String::from_utf8_lossy(name).chars().fold(String::new(), |mut text, c| {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        if c.is_control() {
+            text.extend(c.escape_default())
+        } else {
+            text.push(c)
+        }
         text
     })
 }
@@ -68,7 +72,11 @@ pub(super) fn size(bytes: u64) -> String {
         tenths /= 1024;
         unit += 1;
     }
-    if tenths >= 1000 { format!("{} {}", tenths / 10, UNITS[unit]) } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
+    if tenths >= 1000 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
 }
 
 /// `part` of `whole` for people: `0.41 %`.

@@ -45,7 +45,8 @@ impl Progress for Bars {
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bars.entry(position).or_insert_with(|| {
             let bar = self.all.add(ProgressBar::new(size));
-            let template = "{prefix}  {bar:30}  {bytes:>10} / {total_bytes:<10}  {bytes_per_sec:>12}  {eta:>4}";
+            let template =
+                "{prefix}  {bar:30}  {bytes:>10} / {total_bytes:<10}  {bytes_per_sec:>12}  {eta:>4}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -95,7 +96,8 @@ impl LineState {
             return None;
         }
         self.last = now;
-        let (done, all) = self.layers.values().fold((0_u64, 0_u64), |(done, all), (d, a)| (done + d, all + a));
+        let (done, all) =
+            self.layers.values().fold((0_u64, 0_u64), |(done, all), (d, a)| (done + d, all + a));
         Some(format!("{} of {} ({})", size(done), size(all), percent(done, all)))
     }
 }

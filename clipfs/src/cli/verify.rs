@@ -41,8 +41,10 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<(), Fail
             let image = source.resolve(&context.platform).await?;
             let progress = progress::for_stderr("verifying");
             let refuse = |source| match source {
-                VerifyError::OtherImage { index, image } => Failure::OtherImage { path: args.file.clone(), index, image },
-                source => Failure::Verify { path: args.file.clone(), source },
+                VerifyError::OtherImage { index, image } => {
+                    Failure::OtherImage { path: args.file.clone(), index, image }
+                }
+                source => Failure::Verify { path: args.file.clone(), source: Box::new(source) },
             };
             Some(verify_image(&index, &source, &image, progress).await.map_err(refuse)?)
         }
