@@ -17,7 +17,11 @@ use crate::sandbox::{Sandbox, run, run_measured};
 /// A tool fails.
 pub fn measure(sandbox: &Sandbox, debian_tar: &Path) -> Result<Vec<Row>> {
     let layer = sandbox.path("debian.tar.gz");
-    run(Command::new("sh").arg("-ec").arg(format!("gzip -6 -c {} > {}", debian_tar.display(), layer.display())))?;
+    run(Command::new("sh").arg("-ec").arg(format!(
+        "gzip -6 -c {} > {}",
+        debian_tar.display(),
+        layer.display()
+    )))?;
     let layout = sandbox.path("debian-layout");
     run(Command::new("umoci").arg("init").arg("--layout").arg(&layout))?;
     let image = format!("{}:debian", layout.display());
@@ -78,7 +82,8 @@ pub fn measure(sandbox: &Sandbox, debian_tar: &Path) -> Result<Vec<Row>> {
 /// Reading fails.
 pub fn inflate_alone(gz: &Path) -> Result<f64> {
     let start = Instant::now();
-    let mut reader = flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(1 << 20, File::open(gz)?));
+    let mut reader =
+        flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(1 << 20, File::open(gz)?));
     let mut buffer = vec![0; 256 << 10];
     while reader.read(&mut buffer)? > 0 {}
     Ok(start.elapsed().as_secs_f64())

@@ -53,7 +53,11 @@ pub fn measure(sandbox: &Sandbox, files: usize) -> Result<Vec<Row>> {
     }
 
     let unpacked = sandbox.path("unpacked");
-    run(Command::new("umoci").arg("unpack").arg("--image").arg(format!("{}:latest", layout.display())).arg(&unpacked))?;
+    run(Command::new("umoci")
+        .arg("unpack")
+        .arg("--image")
+        .arg(format!("{}:latest", layout.display()))
+        .arg(&unpacked))?;
     let local = unpacked.join("rootfs");
     let (mut ours, mut theirs) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for _ in 0..sandbox.runs {

@@ -76,7 +76,11 @@ impl Mounted<'_> {
     /// # Errors
     /// The status cannot be had.
     pub fn rss(&self) -> Result<(f64, f64)> {
-        let out = run(self.sandbox.clipfs("cache").args([OsStr::new("status"), OsStr::new("--json")]).arg(&self.at))?;
+        let out = run(self
+            .sandbox
+            .clipfs("cache")
+            .args([OsStr::new("status"), OsStr::new("--json")])
+            .arg(&self.at))?;
         let status: serde_json::Value = serde_json::from_slice(&out)?;
         let of = |name: &str| -> Result<f64> {
             memory(status[name].as_u64().context("no pid in status")?, "VmRSS").context("process is gone")

@@ -31,7 +31,9 @@ pub fn measure(sandbox: &Sandbox) -> Result<Vec<Row>> {
         let big = mounted.at.join("big");
         read_whole(&big)?;
         read_whole(&local)?;
-        for (what, mode, unit) in [("sequential 128 KiB", Mode::Sequential, "GB/s"), ("random 4 KiB x 2", Mode::Random, "kIOPS")] {
+        for (what, mode, unit) in
+            [("sequential 128 KiB", Mode::Sequential, "GB/s"), ("random 4 KiB x 2", Mode::Random, "kIOPS")]
+        {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..sandbox.runs {
                 ours.push(fio(&big, mode)?);
@@ -82,7 +84,14 @@ fn fio(path: &Path, mode: Mode) -> Result<f64> {
         Mode::Random => &["--rw=randread", "--bs=4k", "--numjobs=2"],
     };
     let out = run(Command::new("fio")
-        .args(["--name=read", "--readonly", "--invalidate=0", "--ioengine=psync", "--time_based", "--runtime=2"])
+        .args([
+            "--name=read",
+            "--readonly",
+            "--invalidate=0",
+            "--ioengine=psync",
+            "--time_based",
+            "--runtime=2",
+        ])
         .args(["--group_reporting", "--output-format=json", "--filename"])
         .arg(path)
         .args(options))?;

@@ -197,7 +197,8 @@ impl Layer {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
             // toml's own Display quotes the line, which may hold something that is nobody's business.
-            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let line =
+                error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             ConfigError::Parse { path: path.to_owned(), reason: format!("line {line}: {}", error.message()) }
         })
     }

@@ -3,12 +3,12 @@
 //!
 //! (An "image index" in OCI's words is a manifest list; ours is always the *clip index*.)
 
-pub mod format;
+mod format;
 mod header;
 pub mod layer;
-pub mod map;
+mod map;
 pub mod reader;
-pub mod validate;
+mod validate;
 pub mod writer;
 
 pub use layer::{ChunkRecord, LayerIndex, LayerInfo};

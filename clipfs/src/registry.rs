@@ -140,7 +140,9 @@ impl ImageSource {
         range: Range<u64>,
     ) -> Result<BlobStream, RegistryError> {
         if range.start > range.end || range.end > blob.size {
-            return Err(RegistryError::Mismatch { what: format!("a range beyond the end of blob {}", blob.digest) });
+            return Err(RegistryError::Mismatch {
+                what: format!("a range beyond the end of blob {}", blob.digest),
+            });
         }
         match &self.0 {
             Inner::Remote(remote) => {
@@ -164,6 +166,14 @@ impl ImageSource {
         match &self.0 {
             Inner::Remote(remote) => remote.counters.snapshot(),
             Inner::Local(_) => stats::RegistryStats::default(),
+        }
+    }
+
+    /// Lets tokens grow older without waiting.
+    #[cfg(test)]
+    fn age_tokens(&self, by: Duration) {
+        if let Inner::Remote(remote) = &self.0 {
+            remote.age_tokens(by);
         }
     }
 }

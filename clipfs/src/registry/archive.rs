@@ -56,7 +56,9 @@ impl Archive {
             _ => None,
         };
         if let Some(compression) = compression {
-            return Err(archive.not_an_image(&format!("the archive is compressed with {compression}: decompress it first")));
+            return Err(archive.not_an_image(&format!(
+                "the archive is compressed with {compression}: decompress it first"
+            )));
         }
         archive.scan(length)?;
         Ok(archive)
@@ -99,14 +101,25 @@ impl Archive {
         Ok(())
     }
 
-    fn header_size(&self, header: &Header, block: &[u8; 512], extended: Option<u64>) -> Result<u64, RegistryError> {
-        let sum: u32 =
-            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+    fn header_size(
+        &self,
+        header: &Header,
+        block: &[u8; 512],
+        extended: Option<u64>,
+    ) -> Result<u64, RegistryError> {
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+            .sum();
         match (header.cksum(), header.entry_size()) {
             (Ok(stored), Ok(size)) if stored == sum => {
                 let is_data = !matches!(
                     header.entry_type(),
-                    EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink | EntryType::XGlobalHeader
+                    EntryType::XHeader
+                        | EntryType::GNULongName
+                        | EntryType::GNULongLink
+                        | EntryType::XGlobalHeader
                 );
                 Ok(extended.filter(|_| is_data).unwrap_or(size))
             }
@@ -123,7 +136,9 @@ impl Archive {
         length: u64,
     ) -> Result<(), RegistryError> {
         // Names that are not UTF-8, and those that leave the archive, are nobody's layers.
-        let Some(path) = std::str::from_utf8(path).ok().and_then(|path| normalise("", path)) else { return Ok(()) };
+        let Some(path) = std::str::from_utf8(path).ok().and_then(|path| normalise("", path)) else {
+            return Ok(());
+        };
         let directory = path.rsplit_once('/').map_or("", |(dir, _)| dir);
         let link = link.and_then(|link| std::str::from_utf8(link).ok());
         let member = match kind {
@@ -188,7 +203,8 @@ impl Archive {
 
     /// All members of `blobs/sha256/`.
     fn blobs(&self) -> HashMap<Digest, (u64, u64)> {
-        let digest = |path: &str| format!("sha256:{}", path.strip_prefix("blobs/sha256/")?).parse::<Digest>().ok();
+        let digest =
+            |path: &str| format!("sha256:{}", path.strip_prefix("blobs/sha256/")?).parse::<Digest>().ok();
         self.members.keys().filter_map(|path| Some((digest(path)?, self.find(path).ok()?))).collect()
     }
 }
@@ -217,7 +233,9 @@ impl Extended {
                             let size = record.value().ok().and_then(|value| value.parse().ok());
                             self.size = Some(size.ok_or("the archive has a malformed size")?);
                         }
-                        key if key.starts_with(b"GNU.sparse.") => return Err("the archive has sparse members"),
+                        key if key.starts_with(b"GNU.sparse.") => {
+                            return Err("the archive has sparse members");
+                        }
                         _ => {}
                     }
                 }

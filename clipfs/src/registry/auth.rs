@@ -79,7 +79,15 @@ impl Auth {
         request: CredentialRequest,
         attempts: u32,
     ) -> Self {
-        Self { http, base, provider, request, attempts, state: Mutex::default(), renewing: tokio::sync::Mutex::default() }
+        Self {
+            http,
+            base,
+            provider,
+            request,
+            attempts,
+            state: Mutex::default(),
+            renewing: tokio::sync::Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,7 +138,11 @@ impl Auth {
     }
 
     /// After a 401: gets something better than `ticket`. When it returns `Ok`, the request may be sent once more.
-    pub(super) async fn renew(&self, ticket: &Ticket, challenges: Vec<Challenge>) -> Result<(), RegistryError> {
+    pub(super) async fn renew(
+        &self,
+        ticket: &Ticket,
+        challenges: Vec<Challenge>,
+    ) -> Result<(), RegistryError> {
         self.renew_generation(ticket.generation, Some(challenges), ticket.header.is_some()).await
     }
 
@@ -202,7 +214,11 @@ impl Auth {
     }
 
     /// The challenge ▸ the provider ▸ the token endpoint.
-    async fn obtain(&self, challenges: Option<Vec<Challenge>>, refused: bool) -> Result<Grant, RegistryError> {
+    async fn obtain(
+        &self,
+        challenges: Option<Vec<Challenge>>,
+        refused: bool,
+    ) -> Result<Grant, RegistryError> {
         let scheme = match challenges {
             Some(challenges) => {
                 // Some answers of a registry (403, and a few 401) carry no challenge: what it said before holds.
@@ -213,7 +229,9 @@ impl Auth {
                 self.state().scheme = Some(scheme.clone());
                 scheme
             }
-            None => self.state().scheme.clone().ok_or_else(|| self.denied_error("it gave no challenge".into()))?,
+            None => {
+                self.state().scheme.clone().ok_or_else(|| self.denied_error("it gave no challenge".into()))?
+            }
         };
         let kept = {
             let state = self.state();
@@ -263,16 +281,30 @@ impl Auth {
             (Credential::Anonymous, Scheme::Basic) => {
                 Err(NoToken::Refused("it wants credentials and there are none".into()))
             }
-            (Credential::RefreshToken(_), Scheme::Basic) => {
-                Err(NoToken::Refused("it wants a user name and password and there is only a refresh token".into()))
-            }
+            (Credential::RefreshToken(_), Scheme::Basic) => Err(NoToken::Refused(
+                "it wants a user name and password and there is only a refresh token".into(),
+            )),
             (_, Scheme::Bearer(source)) => {
                 let token = token::fetch(&self.http, source, credential, self.attempts).await?;
                 let header = token::bearer(&host, &token.value).map_err(NoToken::Failed)?;
                 let now = Instant::now();
                 // 80 % of its life, up to a tenth earlier, so that many mounts do not renew at once.
                 let early = token.valid_for.mul_f64(0.1f64.mul_add(-fastrand::f64(), 0.8));
-                Ok(Grant { header, renew_at: now.checked_add(early), ends_at: now.checked_add(token.valid_for) })
+                Ok(Grant {
+                    header,
+                    renew_at: now.checked_add(early),
+                    ends_at: now.checked_add(token.valid_for),
+                })
+            }
+        }
+    }
+
+    /// Lets tokens grow older without waiting.
+    #[cfg(test)]
+    pub(super) fn age(&self, by: Duration) {
+        if let Some(grant) = &mut self.state().grant {
+            for at in [&mut grant.renew_at, &mut grant.ends_at] {
+                *at = at.and_then(|at| at.checked_sub(by));
             }
         }
     }
@@ -294,9 +326,13 @@ impl Auth {
 
     fn token_source(&self, realm: &str, challenge: &Challenge) -> Result<TokenSource, RegistryError> {
         let refuse = |reason: String| RegistryError::Protocol { host: authority(&self.base), reason };
-        let mut realm = Url::parse(realm).map_err(|_| refuse("the realm of its challenge is not a URL".into()))?;
+        let mut realm =
+            Url::parse(realm).map_err(|_| refuse("the realm of its challenge is not a URL".into()))?;
         realm.set_fragment(None);
-        self.http.guard.check(&self.base, &realm).map_err(|why| refuse(format!("the realm of its challenge: {why}")))?;
+        self.http
+            .guard
+            .check(&self.base, &realm)
+            .map_err(|why| refuse(format!("the realm of its challenge: {why}")))?;
         let mut scopes = vec![self.request.scope.clone()];
         // Registries may want scopes of their own kind, but no challenge gets us to ask for other repositories.
         let theirs = challenge.param("scope").unwrap_or("").split_ascii_whitespace();

@@ -112,7 +112,8 @@ mod tests {
         for header in headers {
             map.append(WWW_AUTHENTICATE, header.parse().unwrap());
         }
-        let params = |c: &Challenge| c.params.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(";");
+        let params =
+            |c: &Challenge| c.params.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(";");
         parse(&map).iter().map(|c| format!("{}[{}]", c.scheme, params(c))).collect::<Vec<_>>().join(" ")
     }
 
@@ -128,16 +129,24 @@ mod tests {
             (&["Basic realm=x"], "basic[realm=x]"),
             (&["bAsIc   ReAlM = \"x y\""], "basic[realm=x y]"),
             (
-                &["Bearer realm=\"https://auth.example/token\",service=\"r.example\",scope=\"repository:a/b:pull\""],
+                &[
+                    "Bearer realm=\"https://auth.example/token\",service=\"r.example\",scope=\"repository:a/b:pull\"",
+                ],
                 "bearer[realm=https://auth.example/token;service=r.example;scope=repository:a/b:pull]",
             ),
             (&["Bearer realm=\"a,b\" , service=\"c=d\""], "bearer[realm=a,b;service=c=d]"),
-            (&["Bearer realm=https://auth.example/token,service=r"], "bearer[realm=https://auth.example/token;service=r]"),
+            (
+                &["Bearer realm=https://auth.example/token,service=r"],
+                "bearer[realm=https://auth.example/token;service=r]",
+            ),
             (&["Bearer realm=\"a\\\"b\\\\c\""], "bearer[realm=a\"b\\c]"),
             (&["Bearer realm=\"\",service=x"], "bearer[realm=;service=x]"),
             (&["Bearer realm=\"open"], "bearer[realm=open]"),
             (&["Bearer realm=\"open\\"], "bearer[realm=open]"),
-            (&["Basic realm=\"a\", Bearer realm=\"b\",service=c"], "basic[realm=a] bearer[realm=b;service=c]"),
+            (
+                &["Basic realm=\"a\", Bearer realm=\"b\",service=c"],
+                "basic[realm=a] bearer[realm=b;service=c]",
+            ),
             (&["Basic realm=\"a\"", "Bearer realm=\"b\""], "basic[realm=a] bearer[realm=b]"),
             (&["Bearer realm=\"b\", Basic"], "bearer[realm=b] basic[]"),
             (&["Basic, Bearer realm=\"b\""], "basic[] bearer[realm=b]"),
@@ -145,13 +154,19 @@ mod tests {
             (&["Negotiate YWJj/+==, Basic realm=\"a\""], "negotiate[] basic[realm=a]"),
             (&["Negotiate YWJj, Basic realm=\"a\""], "negotiate[] basic[realm=a]"),
             (&["NTLM TlRM=, Bearer realm=b"], "ntlm[] bearer[realm=b]"),
-            (&["Digest qop=\"auth,auth-int\", nonce=\"=,=\", Basic realm=x"], "digest[qop=auth,auth-int;nonce=,=] basic[realm=x]"),
+            (
+                &["Digest qop=\"auth,auth-int\", nonce=\"=,=\", Basic realm=x"],
+                "digest[qop=auth,auth-int;nonce==,=] basic[realm=x]",
+            ),
             (&["Bearer realm=a,realm=b"], "bearer[realm=a;realm=b]"),
             (&[",Bearer realm=a,,service=b,"], "bearer[realm=a;service=b]"),
             (&["Bearer\trealm=a"], "bearer[realm=a]"),
             (&["\"quoted\" realm=x"], ""),
             (&["realm=x"], ""),
-            (&["Bearer error=\"insufficient_scope\",realm=\"b\""], "bearer[error=insufficient_scope;realm=b]"),
+            (
+                &["Bearer error=\"insufficient_scope\",realm=\"b\""],
+                "bearer[error=insufficient_scope;realm=b]",
+            ),
             (&["Bearer realm=\"b\" service=\"c\""], "bearer[realm=b;service=c]"),
             (&["=", "Basic realm=x"], "basic[realm=x]"),
         ];

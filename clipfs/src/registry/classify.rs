@@ -15,7 +15,10 @@ pub(super) fn classify(error: &reqwest::Error, host: &str) -> Failure {
     let mut innermost = None;
     while let Some(current) = cause {
         if let Some(forbidden) = current.downcast_ref::<ForbiddenAddress>() {
-            return Failure::definite(RegistryError::Protocol { host, reason: format!("refuses to go there: {forbidden}") });
+            return Failure::definite(RegistryError::Protocol {
+                host,
+                reason: format!("refuses to go there: {forbidden}"),
+            });
         }
         innermost = Some(current);
         cause = match current.downcast_ref::<io::Error>() {
@@ -32,7 +35,10 @@ pub(super) fn classify(error: &reqwest::Error, host: &str) -> Failure {
         return Failure::transient(RegistryError::UnknownHost { host });
     }
     if error.is_builder() {
-        return Failure::definite(RegistryError::Protocol { host, reason: "the request cannot be made".into() });
+        return Failure::definite(RegistryError::Protocol {
+            host,
+            reason: "the request cannot be made".into(),
+        });
     }
     // rustls reports every failed handshake as InvalidData; nothing else in a connect does.
     if error.is_connect() && last_io == Some(io::ErrorKind::InvalidData) {

@@ -157,7 +157,9 @@ impl Http {
                 let error = RegistryError::TooManyRequests { host, retry_after: wait };
                 Failure { error, retry: wait.map_or(Retry::Backoff, Retry::After) }
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => Failure::definite(RegistryError::Mismatch { what: what.to_owned() }),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                Failure::definite(RegistryError::Mismatch { what: what.to_owned() })
+            }
             _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
                 if let Some(wait) = wait {
                     self.hold(&host, wait);
@@ -188,7 +190,8 @@ impl Http {
         }
         let Ok(body) = self.body(response, MAX_SMALL_BODY).await else { return String::new() };
         let Ok(Errors { errors }) = serde_json::from_slice(&body) else { return String::new() };
-        let clean = |s: &str| s.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect::<String>();
+        let clean =
+            |s: &str| s.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect::<String>();
         errors.first().map_or_else(String::new, |e| match (clean(&e.code), clean(&e.message)) {
             (code, message) if message.is_empty() => format!(": {code}"),
             (_, message) => format!(": {message}"),
@@ -198,8 +201,12 @@ impl Http {
     /// A whole body of at most `cap` bytes.
     pub(super) async fn body(&self, mut response: Response, cap: u64) -> Result<Bytes, Failure> {
         let host = authority(response.url());
-        let too_large =
-            || Failure::definite(RegistryError::Protocol { host: host.clone(), reason: format!("an answer of more than {cap} bytes") });
+        let too_large = || {
+            Failure::definite(RegistryError::Protocol {
+                host: host.clone(),
+                reason: format!("an answer of more than {cap} bytes"),
+            })
+        };
         if response.content_length().is_some_and(|n| n > cap) {
             return Err(too_large());
         }
@@ -208,7 +215,9 @@ impl Http {
         let deadline = tokio::time::Instant::now() + self.timeouts.progress;
         loop {
             match tokio::time::timeout_at(deadline, response.chunk()).await {
-                Ok(Ok(Some(chunk))) if to_u64(body.len()) + to_u64(chunk.len()) > cap => return Err(too_large()),
+                Ok(Ok(Some(chunk))) if to_u64(body.len()) + to_u64(chunk.len()) > cap => {
+                    return Err(too_large());
+                }
                 Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
                 Ok(Ok(None)) => return Ok(body.freeze()),
                 Ok(Err(error)) => return Err(classify(&error, &host)),
@@ -245,7 +254,10 @@ fn build(
     };
     let broken = |error: reqwest::Error| {
         let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-        RegistryError::Protocol { host: authority(base), reason: format!("its TLS settings are unusable{cause}") }
+        RegistryError::Protocol {
+            host: authority(base),
+            reason: format!("its TLS settings are unusable{cause}"),
+        }
     };
     let foreign = match plain().build() {
         Ok(client) => client,
@@ -257,7 +269,11 @@ fn build(
         (None, false) => foreign.clone(),
         (identity, skip_verify) => {
             let builder = plain().tls_danger_accept_invalid_certs(skip_verify);
-            identity.iter().fold(builder, |b, identity| b.identity(identity.clone())).build().map_err(broken)?
+            identity
+                .iter()
+                .fold(builder, |b, identity| b.identity(identity.clone()))
+                .build()
+                .map_err(broken)?
         }
     };
     Ok(Clients { own, foreign })

@@ -94,13 +94,22 @@ pub(super) fn open(path: &Path, name: Option<&str>, what: String) -> Result<Loca
 }
 
 /// The image called `name`, names compared as Docker normalises them; or the only one.
-fn choose(archive: &Archive, items: Vec<Item>, name: Option<&str>, what: &str) -> Result<Item, RegistryError> {
-    let tags: Vec<_> = items.iter().flat_map(|item| item.repo_tags.iter().flatten().take(20)).take(20).cloned().collect();
+fn choose(
+    archive: &Archive,
+    items: Vec<Item>,
+    name: Option<&str>,
+    what: &str,
+) -> Result<Item, RegistryError> {
+    let tags: Vec<_> =
+        items.iter().flat_map(|item| item.repo_tags.iter().flatten().take(20)).take(20).cloned().collect();
     let several = items.len() > 1;
     let Some(name) = name else {
         return match items.into_iter().next() {
             Some(item) if !several => Ok(item),
-            Some(_) => Err(archive.not_an_image(&format!("it holds several images, name one of: {}", tags.join(", ")))),
+            Some(_) => {
+                Err(archive
+                    .not_an_image(&format!("it holds several images, name one of: {}", tags.join(", "))))
+            }
             None => Err(archive.not_an_image("it holds no image")),
         };
     };

@@ -105,7 +105,8 @@ impl Endpoint {
         let mut round = 0;
         'from_the_start: loop {
             round += 1;
-            let remembered = if round == 1 { ask.blob.and_then(|blob| self.redirects.get(&blob)) } else { None };
+            let remembered =
+                if round == 1 { ask.blob.and_then(|blob| self.redirects.get(&blob)) } else { None };
             // Once stripped, credentials are never put back, even if a later hop leads home.
             let mut stripped = remembered.is_some();
             let mut url = remembered.unwrap_or_else(|| start.clone());
@@ -123,7 +124,9 @@ impl Endpoint {
                 if is_redirect(status) {
                     hops += 1;
                     if hops > MAX_HOPS {
-                        return Err(self.protocol(&url, format!("more than {MAX_HOPS} redirects for {}", ask.what)));
+                        return Err(
+                            self.protocol(&url, format!("more than {MAX_HOPS} redirects for {}", ask.what))
+                        );
                     }
                     let next = redirect::target(&url, response.headers(), &self.http.guard)
                         .map_err(|why| self.protocol(&url, why))?;
@@ -142,7 +145,9 @@ impl Endpoint {
                         renewed = true;
                         self.auth.renew(&ticket, challenge::parse(response.headers())).await?;
                     }
-                    (StatusCode::FORBIDDEN, Some(ticket)) if !renewed && self.auth.may_renew_forbidden(&ticket) => {
+                    (StatusCode::FORBIDDEN, Some(ticket))
+                        if !renewed && self.auth.may_renew_forbidden(&ticket) =>
+                    {
                         renewed = true;
                         self.auth.renew(&ticket, challenge::parse(response.headers())).await?;
                     }
@@ -151,9 +156,13 @@ impl Endpoint {
                         return Err(Failure::definite(self.auth.deny(reason)));
                     }
                     // A signed link that ended: S3 says 403 or 400, others 401; a deleted one 404.
-                    (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, None)
-                        if round == 1 =>
-                    {
+                    (
+                        StatusCode::UNAUTHORIZED
+                        | StatusCode::FORBIDDEN
+                        | StatusCode::BAD_REQUEST
+                        | StatusCode::NOT_FOUND,
+                        None,
+                    ) if round == 1 => {
                         self.forget(ask, true);
                         continue 'from_the_start;
                     }
@@ -161,7 +170,11 @@ impl Endpoint {
                         self.forget(ask, stripped);
                         let host = authority(&url);
                         let reason = format!("it answers {status}{}", self.http.words(response).await);
-                        return Err(Failure::definite(RegistryError::Denied { host, what: ask.what.clone(), reason }));
+                        return Err(Failure::definite(RegistryError::Denied {
+                            host,
+                            what: ask.what.clone(),
+                            reason,
+                        }));
                     }
                     _ => {
                         self.forget(ask, stripped);

@@ -102,16 +102,21 @@ impl RegistryError {
             }
             Self::Credentials(e) => Self::Credentials(e.clone()),
             Self::UnknownHost { host } => Self::UnknownHost { host: host.clone() },
-            Self::Unavailable { host, reason } => Self::Unavailable { host: host.clone(), reason: reason.clone() },
+            Self::Unavailable { host, reason } => {
+                Self::Unavailable { host: host.clone(), reason: reason.clone() }
+            }
             Self::TooManyRequests { host, retry_after } => {
                 Self::TooManyRequests { host: host.clone(), retry_after: *retry_after }
             }
             Self::Protocol { host, reason } => Self::Protocol { host: host.clone(), reason: reason.clone() },
             Self::Mismatch { what } => Self::Mismatch { what: what.clone() },
-            Self::NotAnImage { what, reason } => Self::NotAnImage { what: what.clone(), reason: reason.clone() },
-            Self::Io { what, source } => {
-                Self::Io { what: what.clone(), source: std::io::Error::new(source.kind(), source.to_string()) }
+            Self::NotAnImage { what, reason } => {
+                Self::NotAnImage { what: what.clone(), reason: reason.clone() }
             }
+            Self::Io { what, source } => Self::Io {
+                what: what.clone(),
+                source: std::io::Error::new(source.kind(), source.to_string()),
+            },
         }
     }
 

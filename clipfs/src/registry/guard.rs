@@ -113,7 +113,8 @@ impl Resolve for GuardedResolver {
         Box::pin(async move {
             let host = name.as_str().trim_end_matches('.').to_owned();
             let found = lookup.lookup(name.as_str().to_owned()).await?;
-            let (permitted, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| guard.permits(&host, *ip));
+            let (permitted, refused): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|ip| guard.permits(&host, *ip));
             match (permitted.is_empty(), refused.first()) {
                 (true, Some(address)) => Err(ForbiddenAddress { host, address: *address }.into()),
                 (true, None) => Err(std::io::Error::other("the name has no address").into()),
@@ -172,13 +173,33 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for global in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::808:808"] {
+        for global in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::808:808"]
+        {
             assert!(is_global(global.parse().unwrap()), "{global}");
         }
         for private in [
-            "0.0.0.0", "10.1.2.3", "127.0.0.1", "169.254.169.254", "100.100.100.200", "172.16.0.1", "172.31.255.255",
-            "192.168.0.1", "192.0.0.192", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1",
-            "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "::7f00:1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "127.0.0.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.0.1",
+            "192.0.0.192",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "::7f00:1",
             "2001:db8::1",
         ] {
             assert!(!is_global(private.parse().unwrap()), "{private}");
@@ -238,16 +259,25 @@ mod tests {
     #[tokio::test]
     async fn resolver_drops_private_addresses() {
         let resolve = async |host: &str, addresses: &[&str], allowed: &[&str]| {
-            let guard = Guard::new(&url("https://r.example/"), allowed.iter().map(|s| (*s).to_owned()).collect());
+            let guard =
+                Guard::new(&url("https://r.example/"), allowed.iter().map(|s| (*s).to_owned()).collect());
             let lookup = Arc::new(Fixed(addresses.iter().map(|a| a.parse().unwrap()).collect()));
             let resolver = GuardedResolver { guard: Arc::new(guard), lookup };
             let found = resolver.resolve(host.parse().unwrap()).await;
-            found.map(|a| a.map(|a| a.ip().to_string()).collect::<Vec<_>>()).map_err(|e| e.is::<ForbiddenAddress>())
+            found
+                .map(|a| a.map(|a| a.ip().to_string()).collect::<Vec<_>>())
+                .map_err(|e| e.is::<ForbiddenAddress>())
         };
         assert_eq!(resolve("r.example", &["10.0.0.1"], &[]).await, Ok(vec!["10.0.0.1".to_owned()]));
         assert_eq!(resolve("x.example", &["10.0.0.1"], &[]).await, Err(true));
-        assert_eq!(resolve("x.example", &["10.0.0.1"], &["X.example"]).await, Ok(vec!["10.0.0.1".to_owned()]));
-        assert_eq!(resolve("x.example", &["127.0.0.1", "8.8.8.8"], &[]).await, Ok(vec!["8.8.8.8".to_owned()]));
+        assert_eq!(
+            resolve("x.example", &["10.0.0.1"], &["X.example"]).await,
+            Ok(vec!["10.0.0.1".to_owned()])
+        );
+        assert_eq!(
+            resolve("x.example", &["127.0.0.1", "8.8.8.8"], &[]).await,
+            Ok(vec!["8.8.8.8".to_owned()])
+        );
         assert_eq!(resolve("x.example", &[], &[]).await, Err(false));
     }
 }

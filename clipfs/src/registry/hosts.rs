@@ -112,7 +112,8 @@ fn itself(reference: &Reference, plain_http: bool) -> Result<HostConfig, Registr
     let (host, port) = split_port(api_host);
     let plain = port != Some("443") && (plain_http || is_loopback_host(host));
     let url = format!("{}://{api_host}", if plain { "http" } else { "https" });
-    let base = base_url(&url, false).map_err(|reason| RegistryError::Protocol { host: api_host.into(), reason })?;
+    let base =
+        base_url(&url, false).map_err(|reason| RegistryError::Protocol { host: api_host.into(), reason })?;
     Ok(HostConfig {
         base,
         is_mirror: false,
@@ -135,7 +136,8 @@ fn find(hosts_dir: &Path, registry: &str) -> Result<Option<(PathBuf, String)>, R
         let path = dir.join("hosts.toml");
         match read(&path) {
             Ok(text) => return Ok(Some((dir, text))),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e)
+                if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(source) => return Err(RegistryError::Io { what: path.display().to_string(), source }),
         }
     }
@@ -166,7 +168,8 @@ fn base_url(text: &str, override_path: bool) -> Result<Url, String> {
     }
     let path = url.path().trim_end_matches('/').to_owned();
     // containerd leaves a path that already ends in /v2 alone.
-    let path = if override_path || path.ends_with("/v2") { format!("{path}/") } else { format!("{path}/v2/") };
+    let path =
+        if override_path || path.ends_with("/v2") { format!("{path}/") } else { format!("{path}/v2/") };
     url.set_path(&path);
     Ok(url)
 }
@@ -180,7 +183,10 @@ fn configure(
 ) -> Result<HostConfig, String> {
     // As containerd: none given means all.
     let can = |what: &str| {
-        table.capabilities.as_ref().is_none_or(|all| all.is_empty() || all.iter().any(|c| c.eq_ignore_ascii_case(what)))
+        table
+            .capabilities
+            .as_ref()
+            .is_none_or(|all| all.is_empty() || all.iter().any(|c| c.eq_ignore_ascii_case(what)))
     };
     if table.skip_verify {
         tracing::warn!(host = base.host_str(), "hosts.toml turns certificate verification off for this host");
@@ -202,14 +208,17 @@ fn configure(
             pem.push_str(&load(&key)?);
         }
         tls.identity = Some(
-            Identity::from_pem(pem.as_bytes()).map_err(|_| format!("{certificate} is no certificate with its key"))?,
+            Identity::from_pem(pem.as_bytes())
+                .map_err(|_| format!("{certificate} is no certificate with its key"))?,
         );
     }
     let mut headers = HeaderMap::new();
     for (name, values) in &table.header {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header name"))?;
+        let name =
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header name"))?;
         for value in values.as_slice() {
-            let mut value = HeaderValue::from_str(value).map_err(|_| format!("the value of {name} is unusable"))?;
+            let mut value =
+                HeaderValue::from_str(value).map_err(|_| format!("the value of {name} is unusable"))?;
             value.set_sensitive(true);
             headers.append(name.clone(), value);
         }
@@ -257,7 +266,8 @@ mod tests {
         let reference = Reference::parse(&format!("{registry}/a/b")).unwrap();
         let hosts = load(&reference, Some(dir.path()), false).map_err(|e| e.to_string())?;
         let show = |h: &HostConfig| {
-            let flags = [(h.is_mirror, "m"), (h.can_pull, "p"), (h.can_resolve, "r"), (h.tls.skip_verify, "s")];
+            let flags =
+                [(h.is_mirror, "m"), (h.can_pull, "p"), (h.can_resolve, "r"), (h.tls.skip_verify, "s")];
             let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, flag)| *flag).collect();
             format!("{} {flags}", h.base)
         };
@@ -310,7 +320,10 @@ mod tests {
             ["https://m.example/v2/ mpr", "https://r.example:5000/v2/ pr"]
         );
         let own = "server = \"https://localhost:5000\"\nskip_verify = true\n";
-        assert_eq!(bases("localhost:5000", Some(("localhost:5000", own))).unwrap(), ["https://localhost:5000/v2/ prs"]);
+        assert_eq!(
+            bases("localhost:5000", Some(("localhost:5000", own))).unwrap(),
+            ["https://localhost:5000/v2/ prs"]
+        );
     }
 
     #[test]

@@ -41,7 +41,10 @@ fn read(path: &Path, cap: u64) -> Result<Vec<u8>, RegistryError> {
     let what = || path.display().to_string();
     let (file, length) = open_file(path)?;
     if length > cap {
-        return Err(RegistryError::NotAnImage { what: what(), reason: format!("it is larger than {cap} bytes") });
+        return Err(RegistryError::NotAnImage {
+            what: what(),
+            reason: format!("it is larger than {cap} bytes"),
+        });
     }
     let mut bytes = Vec::new();
     file.take(cap).read_to_end(&mut bytes).map_err(|source| RegistryError::Io { what: what(), source })?;

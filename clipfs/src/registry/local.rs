@@ -49,7 +49,9 @@ impl Local {
         let spec = spec.clone();
         blocking(move || match &spec {
             ImageSpec::OciLayout { dir, name } => super::layout::open(dir, name.as_deref(), spec.to_string()),
-            ImageSpec::OciArchive { file, name } => super::archive::open_oci(file, name.as_deref(), spec.to_string()),
+            ImageSpec::OciArchive { file, name } => {
+                super::archive::open_oci(file, name.as_deref(), spec.to_string())
+            }
             ImageSpec::DockerArchive { file, name } => {
                 super::docker_archive::open(file, name.as_deref(), spec.to_string())
             }
@@ -73,7 +75,11 @@ impl Local {
     }
 
     /// A range of a blob.
-    pub(super) async fn blob(&self, descriptor: &Descriptor, range: Range<u64>) -> Result<FileStream, RegistryError> {
+    pub(super) async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<FileStream, RegistryError> {
         let what = format!("blob {} in {}", descriptor.digest, self.name);
         let (file, offset, length) = match &self.blobs {
             Blobs::Archive { file, extents, .. } => {
@@ -107,12 +113,17 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) fn open_file(path: &Path) -> Result<(File, u64), RegistryError> {
     let what = path.display().to_string();
     let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => RegistryError::NotFound(what.clone()),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+            RegistryError::NotFound(what.clone())
+        }
         _ => RegistryError::Io { what: what.clone(), source },
     };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(RegistryError::NotAnImage { what: what.clone(), reason: "it is not a regular file".into() });
+        return Err(RegistryError::NotAnImage {
+            what: what.clone(),
+            reason: "it is not a regular file".into(),
+        });
     }
     let file = File::open(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
@@ -134,10 +145,15 @@ pub(super) fn select(index: &[u8], name: Option<&str>, what: &str) -> Result<Vec
     let has = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
     if let Some(name) = name {
         let found: Vec<_> = entries.into_iter().filter(|e| e.ref_name.as_deref() == Some(name)).collect();
-        return if found.is_empty() { Err(RegistryError::NotFound(format!("{what} (it has {has})"))) } else { Ok(found) };
+        return if found.is_empty() {
+            Err(RegistryError::NotFound(format!("{what} (it has {has})")))
+        } else {
+            Ok(found)
+        };
     }
     // Several without a name are one image for several platforms.
-    let one_image = entries.len() == 1 || entries.iter().all(|e| e.ref_name.is_none() && e.platform.is_some());
+    let one_image =
+        entries.len() == 1 || entries.iter().all(|e| e.ref_name.is_none() && e.platform.is_some());
     match (entries.is_empty(), one_image) {
         (true, _) => Err(not_an_image("it holds no image".into())),
         (false, true) => Ok(entries),

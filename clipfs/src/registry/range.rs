@@ -34,12 +34,19 @@ pub(super) fn header(range: &Range<u64>, size: u64) -> Option<String> {
 }
 
 /// Checks a 200 or 206 to a request for `range` of a blob of `size` bytes.
-pub(super) fn check(status: StatusCode, headers: &HeaderMap, range: &Range<u64>, size: u64) -> Result<Accepted, Refused> {
+pub(super) fn check(
+    status: StatusCode,
+    headers: &HeaderMap,
+    range: &Range<u64>,
+    size: u64,
+) -> Result<Accepted, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(Refused::Contradiction("the blob has a Content-Encoding, which was not asked for".into()));
+        return Err(Refused::Contradiction(
+            "the blob has a Content-Encoding, which was not asked for".into(),
+        ));
     }
     let asked_range = header(range, size).is_some();
     let length: Option<u64> = text(CONTENT_LENGTH).and_then(|value| value.parse().ok());
@@ -61,7 +68,9 @@ pub(super) fn check(status: StatusCode, headers: &HeaderMap, range: &Range<u64>,
             }
             Ok(Accepted { skip: 0, ignores_ranges: false })
         }
-        StatusCode::PARTIAL_CONTENT => Err(Refused::Contradiction("a partial answer to a request for all".into())),
+        StatusCode::PARTIAL_CONTENT => {
+            Err(Refused::Contradiction("a partial answer to a request for all".into()))
+        }
         _ => {
             if let Some(length) = length.filter(|n| *n != size) {
                 return Err(Refused::WrongLength(length));
@@ -93,10 +102,18 @@ fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, headers: &[(&str, &str)], range: Range<u64>, size: u64) -> Result<Accepted, Refused> {
+    fn answer(
+        status: u16,
+        headers: &[(&str, &str)],
+        range: Range<u64>,
+        size: u64,
+    ) -> Result<Accepted, Refused> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(reqwest::header::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            map.append(
+                reqwest::header::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         check(StatusCode::from_u16(status).unwrap(), &map, &range, size)
     }
@@ -117,14 +134,30 @@ mod tests {
         }
         assert_eq!(with("bytes 10-19/101"), Err(Refused::WrongLength(101)));
         for bad in [
-            "", "bytes", "bytes 10-19", "bytes 11-20/100", "bytes 10-18/100", "bytes 10-20/100", "bytes 0-9/100",
-            "bytes 19-10/100", "bytes 10-19/15", "items 10-19/100", "bytes */100", "bytes 10-/100", "bytes +10-19/100",
-            "bytes 10-18446744073709551615/*", "bytes 10-99999999999999999999/100", "bytes -10-19/100",
+            "",
+            "bytes",
+            "bytes 10-19",
+            "bytes 11-20/100",
+            "bytes 10-18/100",
+            "bytes 10-20/100",
+            "bytes 0-9/100",
+            "bytes 19-10/100",
+            "bytes 10-19/15",
+            "items 10-19/100",
+            "bytes */100",
+            "bytes 10-/100",
+            "bytes +10-19/100",
+            "bytes 10-18446744073709551615/*",
+            "bytes 10-99999999999999999999/100",
+            "bytes -10-19/100",
         ] {
             assert!(matches!(with(bad), Err(Refused::Contradiction(_))), "{bad}: {:?}", with(bad));
         }
         assert!(answer(206, &[], 10..20, 100).is_err());
-        assert!(answer(206, &[("content-range", "bytes 0-99/100")], 0..100, 100).is_err(), "nothing partial was asked");
+        assert!(
+            answer(206, &[("content-range", "bytes 0-99/100")], 0..100, 100).is_err(),
+            "nothing partial was asked"
+        );
         let encoded = [("content-range", "bytes 10-19/100"), ("content-encoding", "gzip")];
         assert!(answer(206, &encoded, 10..20, 100).is_err());
         let short = [("content-range", "bytes 10-19/100"), ("content-length", "9")];
@@ -134,7 +167,10 @@ mod tests {
     #[test]
     fn whole_answers() {
         assert_eq!(answer(200, &[], 0..100, 100), Ok(Accepted { skip: 0, ignores_ranges: false }));
-        assert_eq!(answer(200, &[("content-length", "100")], 0..100, 100), Ok(Accepted { skip: 0, ignores_ranges: false }));
+        assert_eq!(
+            answer(200, &[("content-length", "100")], 0..100, 100),
+            Ok(Accepted { skip: 0, ignores_ranges: false })
+        );
         assert_eq!(answer(200, &[], 10..20, 100), Ok(Accepted { skip: 10, ignores_ranges: true }));
         assert_eq!(answer(200, &[("content-length", "99")], 10..20, 100), Err(Refused::WrongLength(99)));
         assert_eq!(answer(200, &[], MAX_SKIP + 1..MAX_SKIP + 2, u64::MAX), Err(Refused::TooFar));

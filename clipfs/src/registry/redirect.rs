@@ -59,7 +59,10 @@ impl RedirectCache {
     }
 
     pub(super) fn remember(&self, blob: Digest, url: Url) {
-        let Some(until) = life(&url, SystemTime::now()).and_then(|life| Instant::now().checked_add(life)) else { return };
+        let Some(until) = life(&url, SystemTime::now()).and_then(|life| Instant::now().checked_add(life))
+        else {
+            return;
+        };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, Cached { url, until });
     }
 
@@ -119,7 +122,8 @@ mod tests {
         assert_eq!(go("/y?z=1#f").as_deref(), Ok("https://r.example/y?z=1"));
         assert_eq!(go("//cdn.example/y").as_deref(), Ok("https://cdn.example/y"));
         assert_eq!(go("https://cdn.example/y").as_deref(), Ok("https://cdn.example/y"));
-        for bad in ["http://r.example/y", "file:///etc/shadow", "https://127.0.0.1/", "https://[", "data:,x"] {
+        for bad in ["http://r.example/y", "file:///etc/shadow", "https://127.0.0.1/", "https://[", "data:,x"]
+        {
             assert!(go(bad).is_err(), "{bad}");
         }
         assert!(go(&format!("/{}", "x".repeat(MAX_LOCATION))).is_err());

@@ -99,7 +99,8 @@ impl Remote {
         let mut mismatches = 0;
         loop {
             let (endpoint, response) = self.request(&ask, &mut budget).await?;
-            let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            let text =
+                |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let media_type = text(CONTENT_TYPE.as_str());
             // For a tag, this tells bytes damaged on their way from bytes meant.
             let announced = text("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
@@ -190,6 +191,14 @@ impl Remote {
         for endpoint in &self.endpoints {
             endpoint.redirects.forget(&blob.digest);
             endpoint.http.reconnect();
+        }
+    }
+
+    /// Lets tokens grow older without waiting.
+    #[cfg(test)]
+    pub(super) fn age_tokens(&self, by: std::time::Duration) {
+        for endpoint in &self.endpoints {
+            endpoint.auth.age(by);
         }
     }
 

@@ -53,7 +53,9 @@ pub(super) async fn resolve(inner: &Inner, platform: &Platform) -> Result<Resolv
         let bytes = document(inner, &entry.descriptor, MAX_MANIFEST).await?;
         match Document::parse(&bytes, Some(&entry.descriptor.media_type)) {
             Ok(Document::List(_)) if depth >= MAX_NESTING => {
-                return Err(not_an_image(format!("its manifest lists are nested more than {MAX_NESTING} deep")));
+                return Err(not_an_image(format!(
+                    "its manifest lists are nested more than {MAX_NESTING} deep"
+                )));
             }
             Ok(Document::List(entries)) => push(&mut stack, &entries, depth + 1),
             Ok(Document::Image(manifest)) => {
@@ -68,7 +70,8 @@ pub(super) async fn resolve(inner: &Inner, platform: &Platform) -> Result<Resolv
             Err(e) => return Err(not_an_image(e.0)),
         }
     }
-    let detail = passed_over.map_or_else(|| format!("it has {has}"), |reason| format!("it has {has}; {reason}"));
+    let detail =
+        passed_over.map_or_else(|| format!("it has {has}"), |reason| format!("it has {has}; {reason}"));
     Err(not_an_image(format!("no manifest for {platform}: {detail}")))
 }
 
@@ -87,7 +90,11 @@ async fn local_root(local: &Local) -> Result<Root, RegistryError> {
         let document = parse(&local.name, &bytes, Some(&only.descriptor.media_type))?;
         return Ok(Root { name: local.name.clone(), bytes, document });
     }
-    Ok(Root { name: local.name.clone(), bytes: Bytes::new(), document: Document::List(local.entries.clone()) })
+    Ok(Root {
+        name: local.name.clone(),
+        bytes: Bytes::new(),
+        document: Document::List(local.entries.clone()),
+    })
 }
 
 async fn document_of(local: &Local, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
@@ -121,12 +128,25 @@ async fn document(inner: &Inner, descriptor: &Descriptor, cap: u64) -> Result<By
 }
 
 /// Fetches the config of a manifest and checks that both belong together.
-async fn finish(inner: &Inner, name: String, bytes: Bytes, manifest: Manifest) -> Result<ResolvedImage, RegistryError> {
+async fn finish(
+    inner: &Inner,
+    name: String,
+    bytes: Bytes,
+    manifest: Manifest,
+) -> Result<ResolvedImage, RegistryError> {
     let config_bytes = config(inner, &manifest.config).await?;
-    let not_an_image = |e: crate::oci::manifest::NotAnImage| RegistryError::NotAnImage { what: name.clone(), reason: e.0 };
+    let not_an_image =
+        |e: crate::oci::manifest::NotAnImage| RegistryError::NotAnImage { what: name.clone(), reason: e.0 };
     let config = ImageConfig::parse(&config_bytes).map_err(not_an_image)?;
     manifest.check_config(&config).map_err(not_an_image)?;
-    Ok(ResolvedImage { manifest_digest: Digest::of(&bytes), manifest_bytes: bytes, manifest, config_bytes, config, name })
+    Ok(ResolvedImage {
+        manifest_digest: Digest::of(&bytes),
+        manifest_bytes: bytes,
+        manifest,
+        config_bytes,
+        config,
+        name,
+    })
 }
 
 async fn config(inner: &Inner, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {

@@ -47,7 +47,9 @@ mod tests {
     fn origins() {
         let same = |a: &str, b: &str| same_origin(&Url::parse(a).unwrap(), &Url::parse(b).unwrap());
         assert!(same("https://a/x", "https://A:443/y"));
-        for (a, b) in [("https://a/", "http://a/"), ("https://a/", "https://a:444/"), ("https://a/", "https://b.a/")] {
+        for (a, b) in
+            [("https://a/", "http://a/"), ("https://a/", "https://a:444/"), ("https://a/", "https://b.a/")]
+        {
             assert!(!same(a, b), "{a} {b}");
         }
     }

@@ -92,17 +92,32 @@ pub(super) struct HttpStream {
 
 impl fmt::Debug for HttpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpStream").field("blob", &self.blob.digest).field("range", &self.range).finish_non_exhaustive()
+        f.debug_struct("HttpStream")
+            .field("blob", &self.blob.digest)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
     }
 }
 
 impl HttpStream {
     /// Sends the first request: what is definitely wrong is told here.
-    pub(super) async fn open(remote: Arc<Remote>, blob: &Descriptor, range: Range<u64>) -> Result<Self, RegistryError> {
+    pub(super) async fn open(
+        remote: Arc<Remote>,
+        blob: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Self, RegistryError> {
         let budget = Budget::new(remote.attempts);
         let deadline = Instant::now();
-        let mut stream =
-            Self { remote, blob: blob.clone(), range, body: None, budget, progress: 0, deadline, in_window: 0 };
+        let mut stream = Self {
+            remote,
+            blob: blob.clone(),
+            range,
+            body: None,
+            budget,
+            progress: 0,
+            deadline,
+            in_window: 0,
+        };
         if !stream.range.is_empty() {
             stream.reopen().await?;
         }
@@ -151,8 +166,10 @@ impl HttpStream {
     }
 
     fn interrupted(&self, reason: &str) -> Failure {
-        let host =
-            self.body.as_ref().map_or_else(|| self.remote.reference.registry.clone(), |b| authority(b.response.url()));
+        let host = self
+            .body
+            .as_ref()
+            .map_or_else(|| self.remote.reference.registry.clone(), |b| authority(b.response.url()));
         Failure::transient(RegistryError::Unavailable { host, reason: reason.into() })
     }
 

@@ -1,1 +1,7 @@
-//! Behaviour on the wire.
+//! Behaviour on the wire, against a server that answers as it is told; and images on disk.
+
+mod auth;
+mod local;
+mod redirects;
+mod server;
+mod wire;

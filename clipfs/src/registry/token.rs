@@ -51,8 +51,13 @@ pub(super) enum NoToken {
 ///
 /// # Errors
 /// A colon in the user name or control characters anywhere: they would not arrive as they are.
-pub(super) fn basic(host: &str, username: &str, password: &SecretString) -> Result<HeaderValue, RegistryError> {
-    let refuse = |why: &str| RegistryError::from(CredentialError::Source(format!("credentials for {host}: {why}")));
+pub(super) fn basic(
+    host: &str,
+    username: &str,
+    password: &SecretString,
+) -> Result<HeaderValue, RegistryError> {
+    let refuse =
+        |why: &str| RegistryError::from(CredentialError::Source(format!("credentials for {host}: {why}")));
     let forbidden = |s: &str| s.contains(['\r', '\n', '\0']);
     if username.contains(':') {
         return Err(refuse("the user name has a colon in it"));
@@ -73,10 +78,10 @@ pub(super) fn bearer(host: &str, token: &SecretString) -> Result<HeaderValue, Re
 
 fn header(host: &str, scheme: &str, value: &str) -> Result<HeaderValue, RegistryError> {
     let printable = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic());
-    let mut header = printable
-        .then(|| HeaderValue::from_str(&format!("{scheme}{value}")).ok())
-        .flatten()
-        .ok_or_else(|| CredentialError::Source(format!("the token for {host} has characters no header may have")))?;
+    let mut header =
+        printable.then(|| HeaderValue::from_str(&format!("{scheme}{value}")).ok()).flatten().ok_or_else(
+            || CredentialError::Source(format!("the token for {host} has characters no header may have")),
+        )?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -100,7 +105,11 @@ pub(super) async fn fetch(
 }
 
 /// Both ways once. The inner error is a refusal of the credential.
-async fn once(http: &Http, source: &TokenSource, credential: &Credential) -> Result<Result<Token, String>, Failure> {
+async fn once(
+    http: &Http,
+    source: &TokenSource,
+    credential: &Credential,
+) -> Result<Result<Token, String>, Failure> {
     let host = authority(&source.realm);
     let ways = match credential {
         Credential::Anonymous | Credential::Bearer(_) => vec![get(source, None)],
@@ -127,7 +136,9 @@ async fn once(http: &Http, source: &TokenSource, credential: &Credential) -> Res
                 let words = http.words(response).await;
                 // "Wrong password" says more than "method not allowed".
                 let says_more = matches!(status.as_u16(), 401 | 403);
-                if first_refusal.is_none() || (says_more && !first_refusal.as_ref().is_some_and(|(s, _)| *s == status)) {
+                if first_refusal.is_none()
+                    || (says_more && !first_refusal.as_ref().is_some_and(|(s, _)| *s == status))
+                {
                     first_refusal = Some((status, format!("its token endpoint answers {status}{words}")));
                 }
                 if status == StatusCode::FORBIDDEN {
@@ -204,7 +215,8 @@ fn parse(body: &[u8]) -> Result<Token, &'static str> {
         #[serde(default)]
         expires_in: serde_json::Value,
     }
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| "the token endpoint's answer is malformed")?;
+    let answer: Answer =
+        serde_json::from_slice(body).map_err(|_| "the token endpoint's answer is malformed")?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|t| !t.is_empty());
     let value = value.ok_or("the token endpoint's answer has no token")?.into();
     Ok(Token { value, valid_for: life(&answer.expires_in) })
@@ -266,7 +278,10 @@ mod tests {
             scopes: vec!["repository:a/b:pull".into(), "aws".into()],
         };
         let url = get(&source, None).url.to_string();
-        assert_eq!(url, "https://auth.example/token?x=1&service=r.example&scope=repository%3Aa%2Fb%3Apull&scope=aws");
+        assert_eq!(
+            url,
+            "https://auth.example/token?x=1&service=r.example&scope=repository%3Aa%2Fb%3Apull&scope=aws"
+        );
         let out = post(&source, &Credential::RefreshToken("r&t".into()));
         let form = out.body.unwrap();
         assert_eq!(

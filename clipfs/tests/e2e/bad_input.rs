@@ -68,17 +68,26 @@ fn images_that_are_none() {
     let artifact = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
     registry.put_manifest("team/bad", "1", "application/vnd.oci.image.manifest.v1+json", &artifact[..]);
     refused(&sandbox, &["index", &reference], 65, "not a usable image");
-    registry.put_manifest("team/bad", "1", "application/vnd.oci.image.manifest.v1+json", &b"{\"broken\": "[..]);
+    registry.put_manifest(
+        "team/bad",
+        "1",
+        "application/vnd.oci.image.manifest.v1+json",
+        &b"{\"broken\": "[..],
+    );
     refused(&sandbox, &["index", &reference], 65, "not a usable image");
 
-    let gzip = fixtures::layer::compress(&vec![b'x'; 3 << 20], Compress::Gzip { level: 6 });
+    let gzip = fixtures::layer::compress::compress(&vec![b'x'; 3 << 20], Compress::Gzip { level: 6 });
     let tar = fixtures::layer::tar([Entry::file("f", vec![7_u8; 300_000])]);
-    let (blob, summary) = fixtures::layer::layer(&tar, Compress::Gzip { level: 6 });
+    let (blob, summary) = fixtures::layer::compress::layer(&tar, Compress::Gzip { level: 6 });
     let cases: [(&str, Vec<u8>, &str); 4] = [
         ("truncated", blob[..blob.len() / 2].to_vec(), "truncated"),
         ("xz", b"\xfd7zXZ\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "unknown compression"),
         ("not a tar", gzip.to_vec(), "tar"),
-        ("other diff_id", fixtures::layer::compress(b"", Compress::Gzip { level: 6 }).to_vec(), "sha256"),
+        (
+            "other diff_id",
+            fixtures::layer::compress::compress(b"", Compress::Gzip { level: 6 }).to_vec(),
+            "sha256",
+        ),
     ];
     for (what, bytes, words) in cases {
         let image = ImageBuilder::new()
@@ -114,7 +123,8 @@ fn an_index_that_is_none() {
     fs::create_dir(&mountpoint).unwrap();
     let image = layout(&images::small(), &sandbox.path("layout"));
     let index = sandbox.path("bad.clip");
-    fs::write(&index, "not an index at all, just some text that is long enough to be read as a header").unwrap();
+    fs::write(&index, "not an index at all, just some text that is long enough to be read as a header")
+        .unwrap();
     let args = ["mount", &image, mountpoint.to_str().unwrap(), "--index", index.to_str().unwrap()];
     refused(&sandbox, &args, 65, "not a clip index");
     let other = layout(&images::layers(2), &sandbox.path("other"));

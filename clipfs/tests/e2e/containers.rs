@@ -18,8 +18,12 @@ impl<'a> Overlay<'a> {
         for dir in [&upper, &scratch, &at.to_path_buf()] {
             fs::create_dir_all(dir).unwrap();
         }
-        let options =
-            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), scratch.display());
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            scratch.display()
+        );
         nix::mount::mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .expect("overlayfs stacks on the mount");
         Self(at)
@@ -48,7 +52,11 @@ fn overlayfs_with_a_writable_upper_and_both_runtimes() {
         fs::write(rootfs.join("etc/passwd"), format!("{passwd}me:x:1:1::/:/bin/sh\n")).unwrap();
         fs::remove_dir_all(rootfs.join("usr/share/man")).unwrap_or(());
         fs::rename(rootfs.join("etc/motd"), rootfs.join("etc/motd.moved")).unwrap();
-        assert_eq!(fs::read_to_string(mountpoint.join("etc/passwd")).unwrap(), passwd, "the lower is untouched");
+        assert_eq!(
+            fs::read_to_string(mountpoint.join("etc/passwd")).unwrap(),
+            passwd,
+            "the lower is untouched"
+        );
         assert!(fs::read_to_string(rootfs.join("etc/passwd")).unwrap().ends_with("me:x:1:1::/:/bin/sh\n"));
 
         for runtime in ["runc", "crun"] {
@@ -77,7 +85,8 @@ fn write_config(bundle: &Path) {
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["process"]["terminal"] = false.into();
     config["process"]["args"] = serde_json::json!([
-        "/usr/bin/python3", "-c",
+        "/usr/bin/python3",
+        "-c",
         "open('/written', 'w').write('by the container'); print('hello from', 6 * 7)"
     ]);
     config["root"]["readonly"] = false.into();

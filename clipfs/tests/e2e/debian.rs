@@ -8,17 +8,19 @@ use crate::support::{
 
 /// Where `make test` puts the Debian root.
 fn debian_tar() -> PathBuf {
-    let dir = std::env::var_os("CLIPFS_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fixtures"),
-        PathBuf::from,
-    );
+    let dir = std::env::var_os("CLIPFS_FIXTURES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fixtures"), PathBuf::from);
     let tar = dir.join("debian.tar");
-    assert!(tar.exists(), "{} is missing: run fixtures/scripts/debian-root.sh (make test does)", tar.display());
+    assert!(
+        tar.exists(),
+        "{} is missing: run fixtures/scripts/debian-root.sh (make test does)",
+        tar.display()
+    );
     tar
 }
 
 /// An OCI layout of the Debian root and two layers of changes, made by umoci.
-pub fn debian_layout(sandbox: &Sandbox) -> PathBuf {
+pub(crate) fn debian_layout(sandbox: &Sandbox) -> PathBuf {
     let layout = sandbox.path("layout");
     let bundle = sandbox.path("make");
     let image = format!("{}:debian", layout.display());
@@ -48,7 +50,9 @@ pub fn debian_layout(sandbox: &Sandbox) -> PathBuf {
         "rm -rf usr/share/doc usr/share/locale; echo changed > etc/motd; ln etc/motd etc/motd.link; mkfifo run/pipe; \
          mknod dev/clip-test c 1 3 || true; touch -d @-1.5 etc/before-the-epoch; setfattr -n user.test -v value etc/motd; chmod 4755 etc/motd",
     );
-    change("rm etc/motd.link; mkdir -p usr/share/doc; echo new > usr/share/doc/new; head -c 5000000 /dev/urandom > opt/random; chown 70000:80000 opt/random");
+    change(
+        "rm etc/motd.link; mkdir -p usr/share/doc; echo new > usr/share/doc/new; head -c 5000000 /dev/urandom > opt/random; chown 70000:80000 opt/random",
+    );
     layout
 }
 
@@ -61,10 +65,7 @@ fn the_mount_equals_what_umoci_unpacks() {
     let image = format!("{}/team/debian:1", registry.address);
     tool("skopeo", ["copy", "--quiet", "--dest-tls-verify=false", &source, &format!("docker://{image}")]);
     let unpacked = sandbox.path("unpacked");
-    tool(
-        "umoci",
-        ["unpack", "--image", &format!("{}:debian", layout.display()), unpacked.to_str().unwrap()],
-    );
+    tool("umoci", ["unpack", "--image", &format!("{}:debian", layout.display()), unpacked.to_str().unwrap()]);
     let theirs_root = unpacked.join("rootfs");
 
     let mountpoint = sandbox.mount(&image, &[]);
@@ -93,7 +94,13 @@ fn python_runs_from_the_mount_and_fetches_a_fraction() {
     let mountpoint = sandbox.mount(&image, &[]);
     let out = tool(
         "chroot",
-        [mountpoint.to_str().unwrap(), "/usr/bin/python3", "-S", "-c", "import json; print(json.dumps({'ok': 6 * 7}))"],
+        [
+            mountpoint.to_str().unwrap(),
+            "/usr/bin/python3",
+            "-S",
+            "-c",
+            "import json; print(json.dumps({'ok': 6 * 7}))",
+        ],
     );
     assert_eq!(String::from_utf8(out).unwrap().trim(), r#"{"ok": 42}"#);
     let status = sandbox.status(&mountpoint);

@@ -52,7 +52,10 @@ fn an_index_at_hand_mounts_without_the_registry() {
     let mountpoint = sandbox.mount(&reference, &["--index", index.to_str().unwrap(), "--read-timeout", "2s"]);
     assert_eq!(sandbox.status(&mountpoint)["state"], "degraded");
     assert_eq!(fs::symlink_metadata(mountpoint.join("etc/hostname")).unwrap().len(), 6);
-    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap_err().kind(), io::Error::from_raw_os_error(nix::libc::EIO).kind());
+    assert_eq!(
+        fs::read(mountpoint.join("etc/hostname")).unwrap_err().kind(),
+        io::Error::from_raw_os_error(nix::libc::EIO).kind()
+    );
     registry.up();
     assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,29 +13,29 @@ use std::time::{Duration, Instant};
 use fixtures::image::Image;
 
 /// A directory of its own for one test: cache, run directory, mountpoint; everything is unmounted and removed at the end.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
 }
 
 impl Sandbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests mount file systems: run them as root");
         assert!(Path::new("/dev/fuse").exists(), "end-to-end tests need /dev/fuse");
         let dir = tempfile::Builder::new().prefix("clipfs-test-").tempdir().unwrap();
         Self { dir, mounts: Vec::new() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.path("cache")
     }
 
     /// `clipfs` with this sandbox's directories.
-    pub fn clipfs<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
+    pub(crate) fn clipfs<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_clipfs"));
         command
             .env_clear()
@@ -47,23 +47,23 @@ impl Sandbox {
         command
     }
 
-    pub fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Output {
+    pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Output {
         self.clipfs(args).output().unwrap()
     }
 
     /// Runs and expects success; standard output.
-    pub fn ok<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Vec<u8> {
+    pub(crate) fn ok<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Vec<u8> {
         let output = self.run(args);
         assert!(output.status.success(), "{}", describe(&output));
         output.stdout
     }
 
-    pub fn json<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> serde_json::Value {
+    pub(crate) fn json<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> serde_json::Value {
         serde_json::from_slice(&self.ok(args)).unwrap()
     }
 
     /// Mounts an image and returns the mountpoint.
-    pub fn mount(&mut self, image: &str, extra: &[&str]) -> PathBuf {
+    pub(crate) fn mount(&mut self, image: &str, extra: &[&str]) -> PathBuf {
         let mountpoint = self.path(&format!("mnt{}", self.mounts.len()));
         fs::create_dir(&mountpoint).unwrap();
         let mut args: Vec<OsString> = vec!["mount".into(), image.into(), mountpoint.clone().into()];
@@ -73,18 +73,18 @@ impl Sandbox {
         mountpoint
     }
 
-    pub fn umount(&mut self, mountpoint: &Path) {
+    pub(crate) fn umount(&mut self, mountpoint: &Path) {
         self.ok([OsStr::new("umount"), mountpoint.as_os_str()]);
         self.mounts.retain(|m| m != mountpoint);
         assert!(!is_mounted(mountpoint));
     }
 
-    pub fn status(&self, mountpoint: &Path) -> serde_json::Value {
+    pub(crate) fn status(&self, mountpoint: &Path) -> serde_json::Value {
         self.json([OsStr::new("status"), OsStr::new("--json"), mountpoint.as_os_str()])
     }
 
     /// Drops the kernel's caches, so that the next reads reach the daemon.
-    pub fn drop_caches() {
+    pub(crate) fn drop_caches() {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     }
@@ -104,7 +104,7 @@ impl Drop for Sandbox {
     }
 }
 
-pub fn describe(output: &Output) -> String {
+pub(crate) fn describe(output: &Output) -> String {
     format!(
         "{}\nstdout: {}\nstderr: {}",
         output.status,
@@ -113,13 +113,13 @@ pub fn describe(output: &Output) -> String {
     )
 }
 
-pub fn is_mounted(path: &Path) -> bool {
+pub(crate) fn is_mounted(path: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|m| Path::new(m) == path))
 }
 
 /// Waits until something holds; fails loudly otherwise.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for: {what}");
@@ -128,7 +128,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Runs a program that must be there and must succeed.
-pub fn tool<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Vec<u8> {
+pub(crate) fn tool<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Vec<u8> {
     let output = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
@@ -139,14 +139,14 @@ pub fn tool<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -
 }
 
 /// Debian's `docker-registry` on a free port of 127.0.0.1.
-pub struct DockerRegistry {
+pub(crate) struct DockerRegistry {
     child: Child,
-    pub address: String,
+    pub(crate) address: String,
     log: PathBuf,
 }
 
 impl DockerRegistry {
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         fs::create_dir_all(dir).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
@@ -176,7 +176,7 @@ impl DockerRegistry {
     }
 
     /// Body bytes that the registry says it sent for GETs of blobs.
-    pub fn blob_bytes(&self) -> u64 {
+    pub(crate) fn blob_bytes(&self) -> u64 {
         let log = fs::read_to_string(&self.log).unwrap();
         log.lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
@@ -188,7 +188,7 @@ impl DockerRegistry {
             .sum()
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -201,31 +201,31 @@ impl Drop for DockerRegistry {
 }
 
 /// Writes an image as an OCI layout; `oci:DIR`.
-pub fn layout(image: &Image, dir: &Path) -> String {
+pub(crate) fn layout(image: &Image, dir: &Path) -> String {
     image.write_layout(dir).unwrap();
     format!("oci:{}", dir.display())
 }
 
 /// Everything that can be seen of a file from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub size: u64,
-    pub mtime: (i64, i64),
-    pub nlink: u64,
-    pub rdev: u64,
-    pub target: Option<OsString>,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(crate) struct Seen {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) nlink: u64,
+    pub(crate) rdev: u64,
+    pub(crate) target: Option<OsString>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// BLAKE3 of a file's bytes, read in one go.
-    pub content: Option<[u8; 32]>,
+    pub(crate) content: Option<[u8; 32]>,
     /// First name of the hard-link group.
-    pub same_as: Option<PathBuf>,
+    pub(crate) same_as: Option<PathBuf>,
 }
 
 /// Walks a tree without following links or crossing mounts; names relative to the root.
-pub fn walk(root: &Path) -> BTreeMap<PathBuf, Seen> {
+pub(crate) fn walk(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut seen = BTreeMap::new();
     let mut groups = BTreeMap::new();
     let mut queue = vec![PathBuf::new()];
@@ -273,7 +273,7 @@ pub fn walk(root: &Path) -> BTreeMap<PathBuf, Seen> {
 }
 
 /// Fails with the differences between two trees.
-pub fn assert_same_trees(ours: &BTreeMap<PathBuf, Seen>, theirs: &BTreeMap<PathBuf, Seen>) {
+pub(crate) fn assert_same_trees(ours: &BTreeMap<PathBuf, Seen>, theirs: &BTreeMap<PathBuf, Seen>) {
     let mut differences = Vec::new();
     for name in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
         let (a, b) = (ours.get(name), theirs.get(name));
@@ -304,7 +304,7 @@ fn digest(path: &Path) -> [u8; 32] {
 }
 
 /// Extended attributes, sorted; of the link itself.
-pub fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let list = |into: &mut [u8]| lxattr(path, None, into);
     let len = list(&mut []).unwrap_or(0);
     let mut names = vec![0; len];
@@ -338,7 +338,7 @@ fn lxattr(path: &Path, name: Option<&[u8]>, into: &mut [u8]) -> std::io::Result<
 }
 
 /// Reads every file of a tree at random offsets, in random order, and compares with the same ranges elsewhere.
-pub fn assert_same_random_reads(ours: &Path, theirs: &Path, files: &[PathBuf], seed: u64) {
+pub(crate) fn assert_same_random_reads(ours: &Path, theirs: &Path, files: &[PathBuf], seed: u64) {
     let mut rng = fixtures::rng::SplitMix64::new(seed);
     let mut order: Vec<&PathBuf> = files.iter().collect();
     for n in (1..order.len()).rev() {
@@ -361,17 +361,6 @@ pub fn assert_same_random_reads(ours: &Path, theirs: &Path, files: &[PathBuf], s
 }
 
 /// Regular files of a walked tree.
-pub fn regular_files(tree: &BTreeMap<PathBuf, Seen>) -> Vec<PathBuf> {
+pub(crate) fn regular_files(tree: &BTreeMap<PathBuf, Seen>) -> Vec<PathBuf> {
     tree.iter().filter(|(_, seen)| seen.content.is_some()).map(|(name, _)| name.clone()).collect()
-}
-
-/// Writes a file in one go and says where it failed.
-pub fn write(path: &Path, bytes: &[u8]) {
-    let mut file = fs::File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    file.write_all(bytes).unwrap();
-}
-
-/// Bytes as a file name.
-pub fn name(bytes: &[u8]) -> PathBuf {
-    OsString::from_vec(bytes.to_vec()).into()
 }

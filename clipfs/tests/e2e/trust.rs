@@ -41,18 +41,20 @@ fn in_a_blob_on_the_wire() {
     let want = Content::bytes(BIG_SEED, 8 << 20);
 
     // Once: fetched again, and nobody notices.
-    registry.faults().set(Rule::new(Fault::FlipByte { offset: 1000 }).path("/blobs/").times(1));
+    let once = registry.faults().set(Rule::new(Fault::FlipBodyByte { offset: 1000 }).blobs().times(1));
     assert!(fs::read(mountpoint.join("big")).unwrap() == want);
-    assert_eq!(registry.faults().set(Rule::new(Fault::FlipByte { offset: 1000 }).path("/blobs/")).hits(), 0);
+    assert_eq!(once.hits(), 1);
     sandbox.umount(&mountpoint);
 
     // Always: EIO, never a wrong byte.
     sandbox.ok(["cache", "clear"]);
     let mountpoint = sandbox.mount(&reference, &["--read-timeout", "5s"]);
+    let always = registry.faults().set(Rule::new(Fault::FlipBodyByte { offset: 1000 }).blobs());
     match fs::read(mountpoint.join("big")) {
-        Ok(read) => assert!(read == want, "wrong bytes were served"),
+        Ok(_) => panic!("every answer has a flipped byte: reading must fail"),
         Err(error) => assert_eq!(error.raw_os_error(), Some(nix::libc::EIO)),
     }
+    assert!(always.hits() > 1, "bad bytes are fetched once more");
     registry.faults().clear();
     assert!(fs::read(mountpoint.join("big")).unwrap() == want, "a fault is not cached");
 }
