@@ -1,6 +1,6 @@
 //! One mount's life: keeper and server, run directory, status, unmounting.
 //!
-//! `clipfs mount` is two processes. The [`keeper`] opens `/dev/fuse`, mounts and holds the descriptor; the [`server`] is everything
+//! `clipfs mount` is two processes. The keeper opens `/dev/fuse`, mounts and holds the descriptor; the server is everything
 //! else and may die at any time: the keeper starts it again, and it adopts the connection ([`crate::fuse::session`]). Both
 //! are this program under hidden subcommands: `keeper` (the request on its standard input, its report on its standard output) and
 //! `server RUN_DIR`. Used by [`crate::cli`].

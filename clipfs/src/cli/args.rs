@@ -1,4 +1,4 @@
-//! Arguments as they are typed. What they mean is settled once, in [`super::resolve`].
+//! Arguments as they are typed. What they mean is settled once, in [`super::context`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ pub(super) struct IndexArgs {
     /// Image
     #[arg(value_name = "IMAGE")]
     pub(super) image: String,
-    /// Where to write the index [default: <cache>/index/<manifest digest>.clip]
+    /// Where to write the index [default: index/MANIFEST-DIGEST.clip in the cache directory]
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Plain bytes between checkpoints: smaller chunks fetch less, larger ones make smaller indexes [default: 2MiB]
