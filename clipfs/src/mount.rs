@@ -101,7 +101,7 @@ pub fn keeper_main() -> ExitCode {
         Ok(request) => request,
         Err(error) => {
             tracing::error!(%error, "not started by `clipfs mount`");
-            return ExitCode::from(error::exit::SOFTWARE);
+            return ExitCode::from(crate::exit::SOFTWARE);
         }
     };
     logging::init(&request.server.log_level, request.server.log_json);
@@ -245,6 +245,6 @@ mod tests {
         assert_eq!(pipe.iter().filter(|b| **b == b'\n').count(), 1);
         assert_eq!(serde_json::from_slice::<KeeperReport>(&pipe).unwrap(), failed);
         let KeeperReport::Failed { message, code } = failed else { panic!("a failure") };
-        assert_eq!((message.as_str(), code), ("mountpoint /x does not exist", error::exit::NO_INPUT));
+        assert_eq!((message.as_str(), code), ("mountpoint /x does not exist", crate::exit::NO_INPUT));
     }
 }

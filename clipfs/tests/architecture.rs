@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, its level, and the modules that it may use. A module uses only what stands below it; the order within level 0
 /// is `index ▸ image ▸ decode ▸ oci ▸ num`.
-const MODULES: [(&str, u8, &[&str]); 15] = [
+const MODULES: [(&str, u8, &[&str]); 16] = [
     (
         "cli",
         5,
@@ -16,6 +16,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
             "mount",
             "build",
             "config",
+            "exit",
             "fuse",
             "vfs",
             "read",
@@ -33,6 +34,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
         "mount",
         4,
         &[
+            "exit",
             "fuse",
             "vfs",
             "read",
@@ -49,6 +51,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
     ("build", 4, &["registry", "credentials", "index", "image", "decode", "oci", "num"]),
     ("config", 4, &["decode", "oci", "num"]),
     ("fuse", 3, &["vfs", "read", "store", "index", "image", "decode", "oci", "num"]),
+    ("exit", 3, &["vfs", "read", "store", "registry", "credentials", "index", "decode"]),
     ("vfs", 2, &["index", "image", "decode", "oci", "num"]),
     ("read", 2, &["store", "registry", "index", "image", "decode", "oci", "num"]),
     ("store", 1, &["decode", "oci", "num"]),

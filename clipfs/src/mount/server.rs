@@ -15,11 +15,12 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::error::{exit, index_code, registry_code, sentence};
+use super::error::sentence;
 use super::protocol::{CredentialSource, ServerConfig, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::status::{Answer, ServerCounters};
 use crate::credentials::{Anonymous, CredentialError, CredentialProvider};
+use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
 use crate::fuse::{ClipFs, FuseOptions, Shared, session};
@@ -182,7 +183,7 @@ async fn prepare(
     let path = config.index.clone();
     let index = blocking(move || {
         ClipIndex::open(&path).map_err(|e| {
-            let code = index_code(&e);
+            let code = exit::index(&e);
             Refusal { message: format!("{}: {}", path.display(), sentence(&e)), code }
         })
     })
@@ -197,7 +198,7 @@ async fn prepare(
     }
     let options =
         StoreOptions { dir: config.cache_dir.clone(), quota: config.cache_size, memory: config.memory };
-    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::CANNOT_CREATE)));
+    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::store(&e))));
     let (store, source) = tokio::join!(store, open_source(config));
     let (store, source) = (Arc::new(store?), source?);
     let state = match &source {
@@ -223,7 +224,7 @@ async fn blocking<T: Send + 'static>(
 
 async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refusal> {
     let Some(image) = &config.image else { return Ok(None) };
-    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
+    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::USAGE))?;
     let credentials: Arc<dyn CredentialProvider> = match config.credentials {
         CredentialSource::Anonymous => Arc::new(Anonymous),
     };
@@ -237,7 +238,7 @@ async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refus
     };
     let source = ImageSource::open(&spec, options).await;
     source.map(Some).map_err(|e| {
-        let code = registry_code(&e);
+        let code = exit::registry(&e);
         Refusal::new(&e, code)
     })
 }
@@ -250,7 +251,7 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     match tokio::time::timeout(CHECK_TIMEOUT, source.check(digest)).await {
         Ok(Ok(())) => Ok(State::Ok),
         Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
-            let code = registry_code(&error);
+            let code = exit::registry(&error);
             Err(Refusal::new(&error, code))
         }
         Ok(Err(error)) => {
