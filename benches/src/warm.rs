@@ -18,7 +18,7 @@ use crate::sandbox::{Sandbox, read_whole, run};
 pub fn measure(sandbox: &Sandbox) -> Result<Vec<Row>> {
     let bytes = if sandbox.quick { 256 << 20 } else { 768 << 20 };
     let layout = sandbox.path("warm-layout");
-    images::one_big_file(bytes, Compress::Gzip { level: 1 }).write_layout(&layout)?;
+    images::one_big_file(bytes, Compress::Gzip { level: 4 }).write_layout(&layout)?;
     let image = format!("oci:{}", layout.display());
     let local = sandbox.path("local-copy");
     {

@@ -19,7 +19,7 @@ use crate::decode::DecodeError;
 use crate::index::{ClipIndex, Content, ContentId};
 use crate::num::to_u64;
 use crate::registry::{ImageSource, RegistryError};
-use crate::store::{ChunkKey, ObjectFile, Partial, Store};
+use crate::store::{MemoryKey, ObjectFile, Partial, Store};
 
 mod ahead;
 mod disk;
@@ -247,7 +247,11 @@ impl Inner {
                     Some(bytes) => (crate::num::idx(at), bytes),
                     None => {
                         let digest = self.index.content(id)?.digest;
-                        let bytes = self.store.memory_get(&disk::segment_key(&digest, segment))?;
+                        let bytes = self.store.memory_get(&disk::segment_key(
+                            self.index.identity(),
+                            &digest,
+                            segment,
+                        ))?;
                         (usize::try_from(file_offset - segment).ok()?, bytes)
                     }
                 };
@@ -330,9 +334,8 @@ impl Inner {
         .flatten()
     }
 
-    fn chunk_key(&self, layer: u32, chunk: u32) -> Option<ChunkKey> {
-        let layer = *self.index.layer(layer)?.diff_id.as_bytes();
-        Some(ChunkKey { layer, chunk, cut: self.index.chunk_size() })
+    fn chunk_key(&self, layer: u32, chunk: u32) -> Option<MemoryKey> {
+        Some(MemoryKey { digest: self.index.chunk(layer, chunk)?.digest, part: 0 })
     }
 
     /// Runs a disk call on the blocking pool; `None` if it panicked or the runtime is going down.

@@ -165,7 +165,7 @@ impl ImageSource {
     pub fn stats(&self) -> stats::RegistryStats {
         match &self.0 {
             Inner::Remote(remote) => remote.counters.snapshot(),
-            Inner::Local(_) => stats::RegistryStats::default(),
+            Inner::Local(local) => local.counters.snapshot(),
         }
     }
 

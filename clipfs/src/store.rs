@@ -55,15 +55,13 @@ pub struct StoreOptions {
     pub memory: u64,
 }
 
-/// Names a decoded chunk in memory: diff_id of the layer and chunk number, or any other 32 + 4 bytes.
+/// Names verified bytes in memory by what they are, not by who asked: whatever index claims them, they are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ChunkKey {
-    /// The layer's diff_id.
-    pub layer: [u8; 32],
-    /// Chunk number in the layer.
-    pub chunk: u32,
-    /// Chunk size the index was built with: other indexes of the same layer cut differently.
-    pub cut: u32,
+pub struct MemoryKey {
+    /// A chunk's digest; or a digest of what a segment of a partial object is part of.
+    pub digest: Blake3,
+    /// 0 for a chunk; the file offset of a segment.
+    pub part: u64,
 }
 
 /// Why the store cannot be used at all. (Trouble with single objects is a miss.)
@@ -119,6 +117,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Counters {
     evictions: AtomicU64,
+    /// Bytes that evictions have freed.
+    freed: AtomicU64,
     corrupt: AtomicU64,
 }
 
@@ -255,12 +255,12 @@ impl Store {
 
     /// A decoded chunk from memory. Never touches the disk.
     #[must_use]
-    pub fn memory_get(&self, key: &ChunkKey) -> Option<Bytes> {
+    pub fn memory_get(&self, key: &MemoryKey) -> Option<Bytes> {
         self.inner.memory.get(key)
     }
 
     /// Keeps a decoded, verified chunk in memory, evicting the least recently used beyond the budget.
-    pub fn memory_put(&self, key: ChunkKey, chunk: Bytes) {
+    pub fn memory_put(&self, key: MemoryKey, chunk: Bytes) {
         self.inner.memory.put(key, chunk);
     }
 
@@ -284,20 +284,13 @@ impl Store {
         self.inner.put_object(digest, data)
     }
 
-    /// The partial object of a large (or sparse) content, shared by all who name it: only for writers that agree on
-    /// what its bytes are. See [`Store::partial_in`]. Nothing is created on disk before the first write. Blocking.
-    #[must_use]
-    pub fn partial(self: &Arc<Self>, digest: &Blake3, size: u64, sparse: bool) -> Partial {
-        self.partial_in(&[0; 32], digest, size, sparse)
-    }
-
     /// The partial object of a content as one clip index describes it; `scope` is a cryptographic digest of that index.
     ///
     /// Segments are verified against what their writer said they are, and he has it from his index; only a complete
     /// object is proved by its own digest. So that a lying index can spoil the reads of nobody but its own image, partials
     /// are shared between mounts of one index, not between indexes. Blocking.
     #[must_use]
-    pub fn partial_in(self: &Arc<Self>, scope: &Blake3, digest: &Blake3, size: u64, sparse: bool) -> Partial {
+    pub fn partial(self: &Arc<Self>, scope: &Blake3, digest: &Blake3, size: u64, sparse: bool) -> Partial {
         let identity = segments::Identity { digest: *digest, scope: *scope, size, sparse };
         Partial::open(&self.inner, identity)
     }

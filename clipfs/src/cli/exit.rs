@@ -183,11 +183,16 @@ pub(super) fn hint(failure: &Failure) -> Option<String> {
             "build it again with `clipfs index --force IMAGE`"
         }
         Failure::OtherImage { .. } => "build an index of this image with `clipfs index IMAGE`",
-        Failure::Registry(error)
-        | Failure::Build(BuildError::Fetch { source: error, .. })
-        | Failure::Verify { source: VerifyError::Build(BuildError::Fetch { source: error, .. }), .. } => {
+        Failure::Registry(error) | Failure::Build(BuildError::Fetch { source: error, .. }) => {
             registry_hint(error)?
         }
+        Failure::Verify { source, .. } => match source.as_ref() {
+            VerifyError::Build(BuildError::Fetch { source, .. }) => registry_hint(source)?,
+            VerifyError::Tree(_) | VerifyError::Chunk { .. } | VerifyError::ChunkDigest { .. } => {
+                "do not use this index; build it again with `clipfs index --force IMAGE`"
+            }
+            _ => return None,
+        },
         Failure::Build(BuildError::Decode { source: DecodeError::UnknownCompression(_), .. }) => {
             "layers may be plain tar, gzip or zstd; encrypted layers cannot be mounted"
         }
@@ -215,7 +220,7 @@ pub(super) fn hint(failure: &Failure) -> Option<String> {
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     match error {
         RegistryError::NotFound(_) => {
-            Some("check the name and the tag; registries also answer so for images one may not see")
+            Some("check name and tag; a registry also says so of images that one may not see")
         }
         RegistryError::Denied { .. } => Some("the image may be private, or its name wrong"),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),
@@ -284,12 +289,12 @@ mod tests {
                 }),
             ),
             (73, Failure::Occupied("/x".into())),
-            (65, Failure::Verify { path: "/i".into(), source: VerifyError::Tree(text()) }),
+            (65, Failure::Verify { path: "/i".into(), source: Box::new(VerifyError::Tree(text())) }),
             (
                 69,
                 Failure::Verify {
                     path: "/i".into(),
-                    source: BuildError::Fetch { layer: layer(), source: unavailable() }.into(),
+                    source: Box::new(BuildError::Fetch { layer: layer(), source: unavailable() }.into()),
                 },
             ),
             (

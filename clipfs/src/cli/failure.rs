@@ -58,7 +58,7 @@ pub(super) enum Failure {
         path: PathBuf,
         /// Cause.
         #[source]
-        source: VerifyError,
+        source: Box<VerifyError>,
     },
     /// The store.
     #[error(transparent)]

@@ -44,7 +44,7 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<(), Fail
                 VerifyError::OtherImage { index, image } => {
                     Failure::OtherImage { path: args.file.clone(), index, image }
                 }
-                source => Failure::Verify { path: args.file.clone(), source },
+                source => Failure::Verify { path: args.file.clone(), source: Box::new(source) },
             };
             Some(verify_image(&index, &source, &image, progress).await.map_err(refuse)?)
         }

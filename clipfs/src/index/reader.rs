@@ -90,6 +90,7 @@ pub struct ClipIndex {
     bytes: Bytes,
     sections: Sections,
     facts: Facts,
+    identity: Blake3,
 }
 
 impl ClipIndex {
@@ -113,7 +114,14 @@ impl ClipIndex {
         let (header, sections) = validate::header(&bytes)?;
         let facts = validate::all(&bytes, &header, &sections, false)?;
         bytes.release();
-        Ok(Self { bytes, sections, facts })
+        let identity = *blake3::hash(&header.encode()).as_bytes();
+        Ok(Self { bytes, sections, facts, identity })
+    }
+
+    /// A cryptographic digest of the whole index: two indexes that differ in one byte have different identities.
+    #[must_use]
+    pub fn identity(&self) -> &Blake3 {
+        &self.identity
     }
 
     /// Also checks the sections that opening leaves alone (windows): `clipfs verify`.

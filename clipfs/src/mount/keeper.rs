@@ -31,6 +31,9 @@ const QUICK_DEATHS: u32 = 100;
 const QUICK: Duration = Duration::from_secs(2);
 /// First and longest pause before a start after a failed one.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// glibc's allocator keeps what chunks of megabytes leave behind, in an arena for each thread: with few arenas, and chunks
+/// mapped by themselves, freed memory goes back to the system.
+const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "262144")];
 /// The log in the run directory, which is memory, is emptied when it is longer.
 const MAX_LOG: u64 = 16 << 20;
 /// How often the log's length is looked at.
@@ -328,8 +331,13 @@ impl<'a> Keeper<'a> {
             }
             tokio::time::sleep(RETRY).await;
         }
-        // A server that dies now is not replaced: the mount is on its way out.
-        if tokio::time::timeout(grace, self.server.child.wait()).await.is_err() {
+        // A server that dies now is not replaced: the mount is on its way out. Told twice = no more grace.
+        let ended = tokio::select! {
+            _ = self.server.child.wait() => true,
+            () = tokio::time::sleep(grace) => false,
+            () = self.signals.stop() => false,
+        };
+        if !ended {
             tracing::warn!("files are still open: aborting the connection");
             abort(&self.device);
             self.kill_server().await;
@@ -350,6 +358,7 @@ fn start(dir: &RunDir, fuse: &File) -> io::Result<Server> {
         .arg0("clipfs")
         .arg(SERVER_COMMAND)
         .arg(dir.path())
+        .envs(MALLOC)
         .stdin(Stdio::from(fuse.try_clone()?))
         .stdout(Stdio::piped())
         .spawn()?;

@@ -219,7 +219,7 @@ mod tests {
         std::fs::write(dir.ledger(), "old").unwrap();
         assert_eq!(dir.state().unwrap(), state());
         assert!(matches!(dir.take(mountpoint), Err(MountError::AlreadyMounted(_))));
-        assert_eq!(entries(top.path()).unwrap(), [dir.clone()]);
+        assert_eq!(entries(top.path()).unwrap(), std::slice::from_ref(&dir));
         drop(lock);
         assert!(!dir.is_kept());
         let _lock = dir.take(mountpoint).unwrap();

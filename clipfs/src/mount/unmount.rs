@@ -15,6 +15,11 @@ use super::{MountError, mountinfo};
 /// How often a busy mount is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
+/// Between the first and the second word to a keeper.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// A keeper that was told twice ends within this time.
+const KILLED: Duration = Duration::from_secs(2);
+
 /// Result of one attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -86,19 +91,26 @@ fn finish(dir: &RunDir, path: &Path, device: Option<&str>, timeout: Duration) ->
     if let Some(device) = device {
         abort(device);
     }
-    if let Ok(state) = dir.state()
-        && let Ok(pid) = i32::try_from(state.keeper_pid)
-        && dir.is_kept()
-    {
-        // The lock is held, so the process of that number is still the keeper. Its death closes the connection.
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
+    // Told once it gives its server the same grace again, told twice none. Its death closes the connection.
+    for _ in 0..2 {
+        if terminate(dir) && wait(PATIENCE, gone) {
+            break;
+        }
     }
-    // The keeper gives its server the same grace before it kills it.
-    if wait(timeout + Duration::from_secs(2), gone) {
+    if wait(KILLED, gone) {
         dir.reap();
         return Ok(());
     }
     Err(MountError::Lingers(path.to_owned()))
+}
+
+/// Signals the keeper; `false` = there is none.
+fn terminate(dir: &RunDir) -> bool {
+    let Some(pid) = dir.state().ok().and_then(|state| i32::try_from(state.keeper_pid).ok()) else {
+        return false;
+    };
+    // While the lock is held the process of that number is the keeper.
+    dir.is_kept() && nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok()
 }
 
 fn wait(timeout: Duration, done: impl Fn() -> bool) -> bool {

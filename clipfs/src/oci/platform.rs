@@ -31,7 +31,7 @@ impl Platform {
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         let parts: Vec<&str> = input.split('/').collect();
-        if !parts.iter().all(|part| ok(part)) {
+        if !parts.iter().all(ok) {
             return Err(refuse());
         }
         match parts[..] {

@@ -10,14 +10,12 @@ use super::{Inner, lock};
 use crate::decode::Blake3;
 use crate::index::{Content, ContentId};
 use crate::num::to_u64;
-use crate::store::{ChunkKey, ObjectFile, Partial};
+use crate::store::{MemoryKey, ObjectFile, Partial};
 
-/// Names a segment of a partial object in memory, once it was read back. Chunks of layers have a `cut` below 2³¹ (a
-/// chunk size), so the two kinds of key never meet.
-pub(super) fn segment_key(digest: &Blake3, segment: u64) -> ChunkKey {
-    let low = u32::try_from(segment & u64::from(u32::MAX)).unwrap_or(0);
-    let high = u32::try_from(segment >> 32).unwrap_or(u32::MAX);
-    ChunkKey { layer: *digest, chunk: low, cut: high | 1 << 31 }
+/// Names a segment of a partial object in memory, once it was read back. Like the partial object itself it belongs to one
+/// index: segments are only as true as the index of their writer.
+pub(super) fn segment_key(scope: &Blake3, digest: &Blake3, segment: u64) -> MemoryKey {
+    MemoryKey { digest: *blake3::keyed_hash(scope, digest).as_bytes(), part: segment }
 }
 
 impl Inner {
@@ -79,7 +77,12 @@ impl Inner {
         if let Some(partial) = lock(&self.partials).get(&id) {
             return Arc::clone(partial);
         }
-        let partial = Arc::new(self.store.partial(&content.digest, content.size, content.sparse));
+        let partial = Arc::new(self.store.partial(
+            self.index.identity(),
+            &content.digest,
+            content.size,
+            content.sparse,
+        ));
         // Somebody may have been faster: then theirs is used, so that both see the same map.
         Arc::clone(lock(&self.partials).get_or_insert(id, || partial))
     }
@@ -87,7 +90,7 @@ impl Inner {
     /// A range from a partial object; the segment that holds it stays in memory.
     fn read_segment(&self, partial: &Partial, content: &Content, offset: u64, len: usize) -> Option<Bytes> {
         let (start, bytes) = partial.read(offset)?;
-        self.store.memory_put(segment_key(&content.digest, start), bytes.clone());
+        self.store.memory_put(segment_key(self.index.identity(), &content.digest, start), bytes.clone());
         let from = usize::try_from(offset.checked_sub(start)?).ok()?;
         let to = from.checked_add(len)?;
         (to <= bytes.len()).then(|| bytes.slice(from..to))

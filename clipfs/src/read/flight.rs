@@ -7,14 +7,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::ReadError;
-use crate::store::ChunkKey;
+use crate::store::MemoryKey;
 
 type Outcome = Result<Bytes, ReadError>;
 
 /// Chunks being fetched right now. Outcomes are not kept: a fault is never cached, and bytes live in the store.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    waiting: Mutex<HashMap<ChunkKey, watch::Receiver<Option<Outcome>>>>,
+    waiting: Mutex<HashMap<MemoryKey, watch::Receiver<Option<Outcome>>>>,
 }
 
 /// What [`Flights::join`] answers.
@@ -29,7 +29,7 @@ pub(super) enum Join {
 #[derive(Debug)]
 pub(super) struct Leader {
     flights: Arc<Flights>,
-    key: ChunkKey,
+    key: MemoryKey,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Waiter(watch::Receiver<Option<Outcome>>);
 impl Flights {
     /// Leads or waits. A new leader must look into the store once more before it fetches: the last one may have landed
     /// between the caller's look and this call.
-    pub(super) fn join(self: &Arc<Self>, key: ChunkKey) -> Join {
+    pub(super) fn join(self: &Arc<Self>, key: MemoryKey) -> Join {
         let mut waiting = self.lock();
         if let Some(receiver) = waiting.get(&key) {
             return Join::Wait(Waiter(receiver.clone()));
@@ -51,14 +51,14 @@ impl Flights {
     }
 
     /// As [`Flights::join`], for read-ahead: `None` if somebody is on it already.
-    pub(super) fn try_lead(self: &Arc<Self>, key: ChunkKey) -> Option<Leader> {
+    pub(super) fn try_lead(self: &Arc<Self>, key: MemoryKey) -> Option<Leader> {
         match self.join(key) {
             Join::Lead(leader) => Some(leader),
             Join::Wait(_) => None,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ChunkKey, watch::Receiver<Option<Outcome>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MemoryKey, watch::Receiver<Option<Outcome>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,7 +75,7 @@ impl Leader {
     }
 
     /// The chunk this is about.
-    pub(super) fn key(&self) -> ChunkKey {
+    pub(super) fn key(&self) -> MemoryKey {
         self.key
     }
 }
@@ -101,12 +101,12 @@ impl Waiter {
 mod tests {
     use super::*;
 
-    fn key(chunk: u32) -> ChunkKey {
-        ChunkKey { layer: [7; 32], chunk, cut: 0 }
+    fn key(part: u64) -> MemoryKey {
+        MemoryKey { digest: [7; 32], part }
     }
 
-    fn lead(flights: &Arc<Flights>, chunk: u32) -> Leader {
-        flights.try_lead(key(chunk)).expect("nobody else leads")
+    fn lead(flights: &Arc<Flights>, part: u64) -> Leader {
+        flights.try_lead(key(part)).expect("nobody else leads")
     }
 
     #[tokio::test]

@@ -272,6 +272,7 @@ pub(super) fn open_oci(path: &Path, name: Option<&str>, what: String) -> Result<
     let entries = select(&archive.document("index.json", MAX_MANIFEST)?, name, &what)?;
     let extents = archive.blobs();
     Ok(Local {
+        counters: Arc::default(),
         name: what,
         entries,
         blobs: Blobs::Archive { file: Arc::clone(&archive.file), extents, documents: HashMap::new() },

@@ -38,7 +38,6 @@ pub(super) struct Auth {
     base: Url,
     provider: Arc<dyn CredentialProvider>,
     request: CredentialRequest,
-    attempts: u32,
     state: Mutex<State>,
     renewing: tokio::sync::Mutex<()>,
 }
@@ -77,14 +76,12 @@ impl Auth {
         base: Url,
         provider: Arc<dyn CredentialProvider>,
         request: CredentialRequest,
-        attempts: u32,
     ) -> Self {
         Self {
             http,
             base,
             provider,
             request,
-            attempts,
             state: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
         }
@@ -285,7 +282,7 @@ impl Auth {
                 "it wants a user name and password and there is only a refresh token".into(),
             )),
             (_, Scheme::Bearer(source)) => {
-                let token = token::fetch(&self.http, source, credential, self.attempts).await?;
+                let token = token::fetch(&self.http, source, credential).await?;
                 let header = token::bearer(&host, &token.value).map_err(NoToken::Failed)?;
                 let now = Instant::now();
                 // 80 % of its life, up to a tenth earlier, so that many mounts do not renew at once.

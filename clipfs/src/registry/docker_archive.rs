@@ -83,6 +83,7 @@ pub(super) fn open(path: &Path, name: Option<&str>, what: String) -> Result<Loca
     let digest = Digest::of(&document);
     let descriptor = Descriptor { media_type: DOCKER_MANIFEST.into(), digest, size: to_u64(document.len()) };
     Ok(Local {
+        counters: Arc::default(),
         name: what,
         entries: vec![ListEntry { descriptor, platform: None, ref_name: None }],
         blobs: Blobs::Archive {

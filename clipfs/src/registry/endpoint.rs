@@ -83,6 +83,12 @@ impl Endpoint {
         *self.sick_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
+    /// The next request for a blob goes over a new connection, and to where the registry then says.
+    pub(super) fn distrust(&self, blob: &Digest) {
+        self.redirects.forget(blob);
+        self.http.reconnect();
+    }
+
     /// Remembers that whoever answered ignores ranges.
     pub(super) fn note_without_ranges(&self, host: String) {
         let mut hosts = self.without_ranges.lock().unwrap_or_else(PoisonError::into_inner);

@@ -129,6 +129,7 @@ impl RegistryError {
                 | Self::TooManyRequests { .. }
                 | Self::UnknownHost { .. }
                 | Self::Io { .. }
+                | Self::Credentials(crate::credentials::CredentialError::Unavailable(_))
         )
     }
 }

@@ -18,7 +18,12 @@ pub(super) fn open(dir: &Path, name: Option<&str>, what: String) -> Result<Local
     check_marker(&read(&dir.join("oci-layout"), MAX_MARKER)?, &what)?;
     let index = read(&dir.join("index.json"), MAX_MANIFEST)?;
     let entries = select(&index, name, &what)?;
-    Ok(Local { name: what, entries, blobs: Blobs::Directory(dir.join("blobs/sha256")) })
+    Ok(Local {
+        name: what,
+        entries,
+        blobs: Blobs::Directory(dir.join("blobs/sha256")),
+        counters: std::sync::Arc::default(),
+    })
 }
 
 /// Checks the `oci-layout` file.

@@ -6,10 +6,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
 use super::RegistryError;
+use super::stats::Counters;
 use crate::num::to_usize;
 use crate::oci::manifest::{Document, ListEntry};
 use crate::oci::{Descriptor, Digest, ImageSpec};
@@ -25,6 +27,7 @@ pub(super) struct Local {
     /// The images that the user may mean.
     pub(super) entries: Vec<ListEntry>,
     pub(super) blobs: Blobs,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Where the blobs lie.
@@ -96,7 +99,13 @@ impl Local {
         if length != descriptor.size || range.end > length || range.start > range.end {
             return Err(RegistryError::Mismatch { what });
         }
-        Ok(FileStream { file, position: offset + range.start, end: offset + range.end, what })
+        Ok(FileStream {
+            file,
+            position: offset + range.start,
+            end: offset + range.end,
+            what,
+            counters: Arc::clone(&self.counters),
+        })
     }
 }
 
@@ -168,6 +177,7 @@ pub(super) struct FileStream {
     position: u64,
     end: u64,
     what: String,
+    counters: Arc<Counters>,
 }
 
 impl FileStream {
@@ -188,6 +198,7 @@ impl FileStream {
         })
         .await?;
         self.position += length;
+        self.counters.blob_bytes.fetch_add(length, Relaxed);
         Ok(Some(chunk))
     }
 

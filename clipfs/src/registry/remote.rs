@@ -71,7 +71,7 @@ impl Remote {
                 scope: format!("repository:{}:pull", reference.repository),
             };
             let provider = Arc::clone(&options.credentials);
-            let auth = Auth::new(Arc::clone(&http), host.base.clone(), provider, request, options.attempts);
+            let auth = Auth::new(Arc::clone(&http), host.base.clone(), provider, request);
             let mut endpoint = Endpoint::new(host.base, http, Arc::new(auth));
             endpoint.namespace = host.is_mirror.then(|| reference.registry.clone());
             (endpoint.can_pull, endpoint.can_resolve) = (host.can_pull, host.can_resolve);
@@ -166,11 +166,14 @@ impl Remote {
                     let reason = format!("it ignores ranges, and {what} is too large to read from its start");
                     return Err(RegistryError::Protocol { host, reason });
                 }
-                Err(range::Refused::WrongLength(_)) => return Err(RegistryError::Mismatch { what }),
+                Err(range::Refused::WrongLength) => {
+                    endpoint.distrust(&blob.digest);
+                    let error = RegistryError::Mismatch { what: what.clone() };
+                    self.pause(budget, Failure::transient(error)).await?;
+                }
                 Err(range::Refused::Contradiction(reason)) => {
                     // Perhaps a broken cache in between: another connection may do better.
-                    endpoint.redirects.forget(&blob.digest);
-                    endpoint.http.reconnect();
+                    endpoint.distrust(&blob.digest);
                     self.pause(budget, Failure::transient(RegistryError::Protocol { host, reason })).await?;
                 }
             }
@@ -189,8 +192,7 @@ impl Remote {
         }
         drop(distrusted);
         for endpoint in &self.endpoints {
-            endpoint.redirects.forget(&blob.digest);
-            endpoint.http.reconnect();
+            endpoint.distrust(&blob.digest);
         }
     }
 

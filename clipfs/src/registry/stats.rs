@@ -1,11 +1,11 @@
-//! What went over the wire.
+//! What was read from an image's place: over the wire, or from its file.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counters of one [`super::ImageSource`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RegistryStats {
-    /// Body bytes received from blob requests (compressed bytes), failed attempts included.
+    /// Bytes of blobs received (compressed bytes), failed attempts included.
     pub blob_bytes: u64,
     /// HTTP requests sent, retries and redirects included.
     pub requests: u64,

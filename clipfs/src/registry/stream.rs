@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
@@ -85,8 +86,9 @@ pub(super) struct HttpStream {
     budget: Budget,
     /// Bytes since the last failure.
     progress: u64,
-    /// When the next `PROGRESS` bytes must be there, and how many of them are.
-    deadline: Instant,
+    /// How long was waited for the next `PROGRESS` bytes, and how many of them are there. The time a slow consumer takes
+    /// does not count.
+    waited: Duration,
     in_window: u64,
 }
 
@@ -107,7 +109,6 @@ impl HttpStream {
         range: Range<u64>,
     ) -> Result<Self, RegistryError> {
         let budget = Budget::new(remote.attempts);
-        let deadline = Instant::now();
         let mut stream = Self {
             remote,
             blob: blob.clone(),
@@ -115,7 +116,7 @@ impl HttpStream {
             body: None,
             budget,
             progress: 0,
-            deadline,
+            waited: Duration::ZERO,
             in_window: 0,
         };
         if !stream.range.is_empty() {
@@ -132,7 +133,7 @@ impl HttpStream {
     }
 
     fn restart_window(&mut self) {
-        self.deadline = Instant::now() + self.remote.timeouts.progress;
+        self.waited = Duration::ZERO;
         self.in_window = 0;
     }
 
@@ -146,7 +147,11 @@ impl HttpStream {
                 self.reopen().await?;
                 continue;
             };
-            let failure = match tokio::time::timeout_at(self.deadline, body.response.chunk()).await {
+            let patience = self.remote.timeouts.progress.saturating_sub(self.waited);
+            let since = Instant::now();
+            let outcome = tokio::time::timeout(patience, body.response.chunk()).await;
+            self.waited += since.elapsed();
+            let failure = match outcome {
                 Ok(Ok(Some(chunk))) => {
                     self.remote.counters.blob_bytes.fetch_add(to_u64(chunk.len()), Relaxed);
                     if let Some(wanted) = self.take(chunk) {

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::RegistryError;
 use super::client::{Http, MAX_SMALL_BODY, Outgoing};
-use super::retry::{Budget, Failure};
+use super::retry::Failure;
 use super::safe_url::{SafeUrl, authority};
 use crate::credentials::{Credential, CredentialError};
 
@@ -86,21 +86,16 @@ fn header(host: &str, scheme: &str, value: &str) -> Result<HeaderValue, Registry
     Ok(header)
 }
 
-/// Gets a token, asking again while the endpoint is unavailable.
+/// Gets a token. One attempt: whoever needs the token tries again.
 pub(super) async fn fetch(
     http: &Http,
     source: &TokenSource,
     credential: &Credential,
-    attempts: u32,
 ) -> Result<Token, NoToken> {
-    let mut budget = Budget::new(attempts);
-    loop {
-        let failure = match once(http, source, credential).await {
-            Ok(Ok(token)) => return Ok(token),
-            Ok(Err(refused)) => return Err(NoToken::Refused(refused)),
-            Err(failure) => failure,
-        };
-        tokio::time::sleep(budget.spend(failure).map_err(NoToken::Failed)?).await;
+    match once(http, source, credential).await {
+        Ok(Ok(token)) => Ok(token),
+        Ok(Err(refused)) => Err(NoToken::Refused(refused)),
+        Err(failure) => Err(NoToken::Failed(failure.error)),
     }
 }
 
@@ -137,7 +132,7 @@ async fn once(
                 // "Wrong password" says more than "method not allowed".
                 let says_more = matches!(status.as_u16(), 401 | 403);
                 if first_refusal.is_none()
-                    || (says_more && !first_refusal.as_ref().is_some_and(|(s, _)| *s == status))
+                    || (says_more && first_refusal.as_ref().is_none_or(|(s, _)| *s != status))
                 {
                     first_refusal = Some((status, format!("its token endpoint answers {status}{words}")));
                 }

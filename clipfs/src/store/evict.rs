@@ -94,7 +94,10 @@ impl Inner {
         let held = self.usage.tally(Some(dirs)).bytes;
         let some = need.saturating_mul(2).max(held / 20);
         let target = held.saturating_sub(some);
-        while self.usage.tally(Some(dirs)).bytes > held.saturating_sub(need) {
+        // Not by the tally, which a new count may correct without anything being freed.
+        let freed = || self.counters.freed.load(Ordering::Relaxed);
+        let before = freed();
+        while freed() - before < need {
             if held == 0 || !self.in_background(Job::Evict { target }) || !patience.wait() {
                 return false;
             }
@@ -123,7 +126,7 @@ impl Inner {
             let excess = tally.bytes.saturating_sub(target);
             let mut round = 0;
             for candidate in candidates {
-                if round >= excess {
+                if round >= excess || self.stop.load(Ordering::Relaxed) {
                     break;
                 }
                 match self.remove_unpinned(dirs, &candidate) {
@@ -135,7 +138,7 @@ impl Inner {
             if round >= excess {
                 break;
             }
-            if all || round == 0 {
+            if all || round == 0 || self.stop.load(Ordering::Relaxed) {
                 // What is left is in use. Do not scan for it at every write.
                 self.set_stuck(start.elapsed());
                 break;
@@ -190,6 +193,7 @@ impl Inner {
         }
         self.memo.forget(&candidate.name);
         self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+        self.counters.freed.fetch_add(candidate.bytes, Ordering::Relaxed);
         self.usage.add(dirs, removed(tree, candidate.bytes));
         true
     }
@@ -235,6 +239,9 @@ impl Inner {
         let _turn = lock(&self.scanning);
         // Another process is at it: its work is ours as well.
         let Some(_lock) = dirs.scan_lock(Duration::ZERO) else { return Ok(()) };
+        if self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match job {
             Job::Count => {
                 // Perhaps another has just finished.

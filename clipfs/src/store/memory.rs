@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::ChunkKey;
+use super::MemoryKey;
 use crate::num::to_u64;
 
 /// The chunks. Knows nothing of disks.
@@ -20,7 +20,7 @@ pub struct MemoryLru {
 
 #[derive(Debug)]
 struct State {
-    chunks: LruCache<ChunkKey, Bytes>,
+    chunks: LruCache<MemoryKey, Bytes>,
     bytes: u64,
 }
 
@@ -33,13 +33,13 @@ impl MemoryLru {
 
     /// The chunk, which becomes the most recently used. `None`: not here.
     #[must_use]
-    pub fn get(&self, key: &ChunkKey) -> Option<Bytes> {
+    pub fn get(&self, key: &MemoryKey) -> Option<Bytes> {
         self.lock().chunks.get(key).cloned()
     }
 
     /// Keeps a chunk and drops the least recently used ones beyond the budget. A chunk larger than the budget, or
     /// empty, is not kept. The same key again replaces.
-    pub fn put(&self, key: ChunkKey, chunk: Bytes) {
+    pub fn put(&self, key: MemoryKey, chunk: Bytes) {
         let len = to_u64(chunk.len());
         if len > self.budget || len == 0 {
             return;
@@ -76,8 +76,8 @@ impl MemoryLru {
 mod tests {
     use super::*;
 
-    fn key(chunk: u32) -> ChunkKey {
-        ChunkKey { layer: [7; 32], chunk, cut: 1 }
+    fn key(part: u64) -> MemoryKey {
+        MemoryKey { digest: [7; 32], part }
     }
 
     fn chunk(len: usize) -> Bytes {
@@ -134,7 +134,7 @@ mod tests {
     fn keys_differ_by_cut() {
         let memory = MemoryLru::new(300);
         memory.put(key(1), chunk(10));
-        assert_eq!(memory.get(&ChunkKey { cut: 2, ..key(1) }), None);
+        assert_eq!(memory.get(&MemoryKey { digest: [8; 32], ..key(1) }), None);
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         let memory = MemoryLru::new(10_000);
         let mut rng = fastrand::Rng::with_seed(4);
         for _ in 0..20_000 {
-            let k = key(rng.u32(0..200));
+            let k = key(rng.u64(0..200));
             if rng.bool() {
                 memory.put(k, chunk(rng.usize(0..3_000)));
             } else {

@@ -38,6 +38,9 @@ const TOUCH_LARGE: u64 = 16 << 20;
 /// Allocation unit assumed when reserving: what nearly every file system uses.
 const BLOCK: u64 = 4096;
 
+/// How often one write asks for room on a full disk. More than once: other writers may take what was freed.
+const RELIEFS: u32 = 3;
+
 /// Bytes that a write at `offset` may allocate.
 pub(super) fn span(offset: u64, len: u64) -> u64 {
     let end = offset.saturating_add(len).div_ceil(BLOCK).saturating_mul(BLOCK);
@@ -210,7 +213,7 @@ impl Inner {
     }
 
     /// Runs a write, with what can be done about a failure: a directory that is gone is made again, a full disk is relieved
-    /// by evicting, each once. `None`: failed, and counted.
+    /// by evicting. `None`: failed, and counted.
     pub(super) fn writing<T>(
         self: &Arc<Self>,
         what: &str,
@@ -218,7 +221,7 @@ impl Inner {
         mut write: impl FnMut(&Dirs) -> io::Result<T>,
     ) -> Option<T> {
         let mut dirs = self.dirs_for_writing()?;
-        let (mut may_reopen, mut may_evict) = (true, true);
+        let (mut may_reopen, mut evictions) = (true, RELIEFS);
         loop {
             let error = match write(&dirs) {
                 Ok(done) => {
@@ -235,8 +238,8 @@ impl Inner {
                 }
                 return None;
             }
-            if may_evict && is_full(&error) && self.make_space(&dirs, need) {
-                may_evict = false;
+            if evictions > 0 && is_full(&error) && self.make_space(&dirs, need) {
+                evictions -= 1;
                 continue;
             }
             self.health.failed(self.disk.path(), what, &error);

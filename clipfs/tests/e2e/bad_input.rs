@@ -128,7 +128,7 @@ fn an_index_that_is_none() {
     let args = ["mount", &image, mountpoint.to_str().unwrap(), "--index", index.to_str().unwrap()];
     refused(&sandbox, &args, 65, "not a clip index");
     let other = layout(&images::layers(2), &sandbox.path("other"));
-    sandbox.ok(["index", &other, "-o", index.to_str().unwrap()]);
+    sandbox.ok(["index", &other, "--force", "-o", index.to_str().unwrap()]);
     refused(&sandbox, &args, 65, "another image");
 }
 

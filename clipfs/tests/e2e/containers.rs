@@ -63,10 +63,13 @@ fn overlayfs_with_a_writable_upper_and_both_runtimes() {
             let bundle = sandbox.path("bundle");
             write_config(&bundle);
             let id = format!("clipfs-test-{runtime}-{}", std::process::id());
-            let output = Command::new(runtime)
-                .args(["run", "--bundle", bundle.to_str().unwrap(), &id])
+            // crun refuses machines that have both versions of cgroups: it is shown version 1 only.
+            let script =
+                "umount /sys/fs/cgroup/unified 2>/dev/null || true; exec \"$0\" run --bundle \"$1\" \"$2\"";
+            let output = Command::new("unshare")
+                .args(["--mount", "sh", "-ec", script, runtime, bundle.to_str().unwrap(), &id])
                 .output()
-                .unwrap_or_else(|e| panic!("{runtime}: {e}: `make deps` installs it"));
+                .unwrap();
             assert!(output.status.success(), "{runtime}: {}", describe(&output));
             assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "hello from 42", "{runtime}");
             assert_eq!(fs::read_to_string(rootfs.join("written")).unwrap(), "by the container", "{runtime}");

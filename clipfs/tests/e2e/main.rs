@@ -7,4 +7,5 @@ mod debian;
 mod lazy;
 mod offline;
 mod support;
+mod survival;
 mod trust;

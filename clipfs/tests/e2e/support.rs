@@ -16,6 +16,7 @@ use fixtures::image::Image;
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
+    mounted: usize,
 }
 
 impl Sandbox {
@@ -23,7 +24,7 @@ impl Sandbox {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests mount file systems: run them as root");
         assert!(Path::new("/dev/fuse").exists(), "end-to-end tests need /dev/fuse");
         let dir = tempfile::Builder::new().prefix("clipfs-test-").tempdir().unwrap();
-        Self { dir, mounts: Vec::new() }
+        Self { dir, mounts: Vec::new(), mounted: 0 }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +65,8 @@ impl Sandbox {
 
     /// Mounts an image and returns the mountpoint.
     pub(crate) fn mount(&mut self, image: &str, extra: &[&str]) -> PathBuf {
-        let mountpoint = self.path(&format!("mnt{}", self.mounts.len()));
+        self.mounted += 1;
+        let mountpoint = self.path(&format!("mnt{}", self.mounted));
         fs::create_dir(&mountpoint).unwrap();
         let mut args: Vec<OsString> = vec!["mount".into(), image.into(), mountpoint.clone().into()];
         args.extend(extra.iter().map(OsString::from));
@@ -160,14 +162,15 @@ impl DockerRegistry {
             ),
         )
         .unwrap();
+        // What is served is logged on standard error.
         let log = dir.join("log");
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(&config)
             .env("OTEL_TRACES_EXPORTER", "none")
             .stdin(Stdio::null())
-            .stdout(fs::File::create(&log).unwrap())
-            .stderr(fs::File::create(dir.join("stderr")).unwrap())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .expect("docker-registry: `make deps` installs it");
         let registry = Self { child, address, log };

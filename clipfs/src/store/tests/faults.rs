@@ -49,7 +49,7 @@ fn a_disk_filled_by_us_is_relieved_by_evicting() {
     let stats = store.stats();
     assert!(stats.evictions >= 100 && stats.write_failures == 0, "{stats:?}");
     let data = bytes(1000, 1_500_000);
-    let partial = store.partial(&digest(&data), num(data.len()), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(data.len()), false);
     partial.write(0, &data);
     assert!(partial.complete().is_some());
 }
@@ -61,7 +61,7 @@ fn a_disk_filled_by_others_costs_a_try_a_second() {
     let (kept, partly) = (bytes(1, 60_000), bytes(2, 60_000));
     assert!(put(&store, &kept));
     let kept_open = store.object(&digest(&kept), 60_000).unwrap();
-    let partial = store.partial(&digest(&partly), 60_000, false);
+    let partial = store.partial(&SCOPE, &digest(&partly), 60_000, false);
     partial.write(0, &partly[..30_000]);
     let hog = disk.path().join("hog");
     let _ = std::fs::write(&hog, vec![1; 8 << 20]).unwrap_err();
@@ -110,7 +110,7 @@ fn a_directory_on_a_full_disk_opens_and_recovers() {
     let store = open(&dir);
     assert!(!put(&store, b"data"));
     assert_eq!(get(&store, b"data"), None);
-    let partial = store.partial(&[1; 32], 100, false);
+    let partial = store.partial(&SCOPE, &[1; 32], 100, false);
     partial.write(0, b"data");
     assert_eq!(partial.read(0), None);
     assert!(store.stats().write_failures > 0);
@@ -129,13 +129,13 @@ fn a_read_only_disk_still_serves() {
     {
         let store = open(&dir);
         assert!(put(&store, &data) && put(&store, &bad));
-        store.partial(&digest(&partly), 50_000, false).write(0, &partly[..20_000]);
+        store.partial(&SCOPE, &digest(&partly), 50_000, false).write(0, &partly[..20_000]);
     }
     flip(&object_path(&dir, &bad), 1);
     disk.remount(MsFlags::MS_RDONLY);
     let store = open(&dir);
     assert!(get(&store, &data).is_some());
-    let partial = store.partial(&digest(&partly), 50_000, false);
+    let partial = store.partial(&SCOPE, &digest(&partly), 50_000, false);
     assert!(partial.read(0).is_some());
     partial.write(20_000, &partly[20_000..]);
     rest();
@@ -165,7 +165,7 @@ fn without_descriptors_child() {
     while let Ok(file) = std::fs::File::open("/dev/null") {
         taken.push(file);
     }
-    let seen = (get(&store, &data), put(&store, &other), store.partial(&[1; 32], 10, false).read(0));
+    let seen = (get(&store, &data), put(&store, &other), store.partial(&SCOPE, &[1; 32], 10, false).read(0));
     let failures = store.stats().write_failures;
     drop(taken);
     assert_eq!(seen, (None, false, None), "misses");
@@ -193,7 +193,7 @@ fn a_removed_directory_is_made_again() {
     let data = bytes(1, 300_000);
     assert!(put(&store, &data));
     let kept_open = store.object(&digest(&data), 300_000).unwrap();
-    let partial = store.partial(&[2; 32], 300_000, true);
+    let partial = store.partial(&SCOPE, &[2; 32], 300_000, true);
     partial.write(0, &data[..100_000]);
     std::fs::remove_dir_all(&dir).unwrap();
     assert_eq!(get(&store, &data), None);
@@ -234,7 +234,7 @@ fn a_directory_replaced_by_a_link_is_bypassed() {
     let store = open(&dir);
     let data = bytes(1, 1000);
     assert!(put(&store, &data));
-    let partial = store.partial(&[2; 32], 1000, true);
+    let partial = store.partial(&SCOPE, &[2; 32], 1000, true);
     partial.write(0, &data[..500]);
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
@@ -270,7 +270,7 @@ fn links_inside_are_not_followed() {
     std::fs::create_dir(partial_data.parent().unwrap()).unwrap();
     symlink(&target, &partial_data).unwrap();
     symlink(&target, partial_data.with_extension("map")).unwrap();
-    let partial = store.partial(&name, 1000, true);
+    let partial = store.partial(&SCOPE, &name, 1000, true);
     assert_eq!(partial.read(0), None);
     partial.write(0, &data);
     assert!(partial.read(0).is_some());
@@ -346,7 +346,7 @@ fn whatever_happens_to_the_files_no_wrong_byte_is_served() {
                 0 => drop(put(store, data)),
                 1 => drop(get(store, data)),
                 2 | 3 => {
-                    let partial = store.partial(&digest(data), 30_000, false);
+                    let partial = store.partial(&SCOPE, &digest(data), 30_000, false);
                     let at = rng.usize(0..30_000);
                     partial.write(num(at), &data[at..(at + 10_000).min(30_000)]);
                     if let Some((start, found)) = partial.read(num(rng.usize(0..30_000))) {

@@ -254,7 +254,7 @@ fn verify_finds_and_removes_what_is_corrupt() {
         assert!(store.put_object(&digest(data), data));
     }
     let partial = bytes(50, 40_000);
-    store.partial(&digest(&partial), 40_000, false).write(0, &partial[..20_000]);
+    store.partial(&SCOPE, &digest(&partial), 40_000, false).write(0, &partial[..20_000]);
     let mut last = (0, 0);
     let mut progress = |done, all| last = (done, all);
     let report = store.verify(&mut progress).unwrap();
@@ -279,7 +279,7 @@ fn verify_finds_and_removes_what_is_corrupt() {
 fn memory_is_counted() {
     let (_temp, dir) = cache();
     let store = open(&dir);
-    let key = ChunkKey { layer: [1; 32], chunk: 1, cut: 2 };
+    let key = MemoryKey { digest: [1; 32], part: 1 };
     store.memory_put(key, Bytes::from_static(b"abc"));
     assert_eq!(store.memory_get(&key).as_deref(), Some(&b"abc"[..]));
     assert_eq!(store.stats().memory_bytes, 3);

@@ -39,7 +39,7 @@ fn a_life() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&digest(&data), num(SIZE), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(SIZE), false);
     assert_eq!(partial.missing(), only(0..num(SIZE)));
     assert_eq!(read(&partial, &data, 0), None);
     assert!(partial.complete().is_none());
@@ -58,7 +58,7 @@ fn a_life() {
     assert!(stats.disk_bytes >= on_disk(&dir) && stats.disk_bytes < 2 * on_disk(&dir));
 
     let store = open(&dir);
-    let partial = store.partial(&digest(&data), num(SIZE), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(SIZE), false);
     assert_eq!(partial.missing(), [100_000..200_000, 300_000..num(SIZE)], "after a restart");
     assert_eq!(read(&partial, &data, 0), Some(CUT));
     write_all(&partial, &data);
@@ -80,7 +80,7 @@ fn a_life() {
 fn an_empty_content_is_complete() {
     let (_temp, dir) = cache();
     let store = open(&dir);
-    let partial = store.partial(&digest(b""), 0, false);
+    let partial = store.partial(&SCOPE, &digest(b""), 0, false);
     assert!(partial.missing().is_empty());
     assert!(partial.complete().is_some());
 }
@@ -89,7 +89,7 @@ fn an_empty_content_is_complete() {
 fn writes_outside_of_the_file_are_ignored() {
     let (_temp, dir) = cache();
     let store = open(&dir);
-    let partial = store.partial(&[1; 32], 100, false);
+    let partial = store.partial(&SCOPE, &[1; 32], 100, false);
     partial.write(0, &[]);
     partial.write(50, &[0; 51]);
     partial.write(u64::MAX, &[0; 2]);
@@ -102,12 +102,12 @@ fn sparse_contents_stay_partial() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&[7; 32], num(SIZE), true);
+    let partial = store.partial(&SCOPE, &[7; 32], num(SIZE), true);
     write_all(&partial, &data);
     assert!(partial.missing().is_empty());
     assert!(partial.complete().is_none());
-    assert_eq!(read(&open(&dir).partial(&[7; 32], num(SIZE), true), &data, 123_456), Some(CUT));
-    let other = open(&dir).partial(&[7; 32], num(SIZE), false);
+    assert_eq!(read(&open(&dir).partial(&SCOPE, &[7; 32], num(SIZE), true), &data, 123_456), Some(CUT));
+    let other = open(&dir).partial(&SCOPE, &[7; 32], num(SIZE), false);
     assert_eq!(other.read(0), None, "another kind of content under the same digest is not this one");
 }
 
@@ -116,9 +116,9 @@ fn scopes_share_objects_but_no_parts() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let liar = store.partial_in(&[1; 32], &digest(&data), num(SIZE), false);
+    let liar = store.partial(&[1; 32], &digest(&data), num(SIZE), false);
     liar.write(0, &vec![0x66; CUT]);
-    let honest = store.partial_in(&[2; 32], &digest(&data), num(SIZE), false);
+    let honest = store.partial(&[2; 32], &digest(&data), num(SIZE), false);
     assert_eq!(read(&honest, &data, 0), None);
     write_all(&honest, &data);
     assert!(honest.complete().is_some());
@@ -132,7 +132,7 @@ fn two_processes_write_the_same_partial() {
         let data = bytes(round, SIZE);
         let stores = [open(&dir), open(&dir)];
         let partials: Vec<_> =
-            stores.iter().map(|store| store.partial(&digest(&data), num(SIZE), false)).collect();
+            stores.iter().map(|store| store.partial(&SCOPE, &digest(&data), num(SIZE), false)).collect();
         std::thread::scope(|scope| {
             for thread in 0..6 {
                 let (partial, data) = (&partials[thread % 2], &data);
@@ -171,9 +171,9 @@ fn a_late_writer_does_not_write_into_the_object() {
     let (_temp, dir) = cache();
     let data = bytes(1, SIZE);
     let (one, two) = (open(&dir), open(&dir));
-    let first = one.partial(&digest(&data), num(SIZE), false);
+    let first = one.partial(&SCOPE, &digest(&data), num(SIZE), false);
     write_all(&first, &data);
-    let late = two.partial(&digest(&data), num(SIZE), false);
+    let late = two.partial(&SCOPE, &digest(&data), num(SIZE), false);
     // It has found a segment corrupt for a moment, so it would write it.
     let (file, _) = paths(&dir, &digest(&data));
     flip(&file, 5);
@@ -196,7 +196,7 @@ fn a_flipped_byte_of_data_is_a_miss_and_healed() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&digest(&data), num(SIZE), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(SIZE), false);
     write_all(&partial, &data);
     let (file, _) = paths(&dir, &digest(&data));
     flip(&file, 250_000);
@@ -214,7 +214,7 @@ fn completion_drops_only_what_is_corrupt() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&digest(&data), num(SIZE), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(SIZE), false);
     write_all(&partial, &data);
     flip(&paths(&dir, &digest(&data)).0, 999_999);
     assert!(partial.complete().is_none());
@@ -230,7 +230,7 @@ fn a_content_that_is_not_what_its_digest_says_is_dropped() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&[9; 32], num(SIZE), false);
+    let partial = store.partial(&SCOPE, &[9; 32], num(SIZE), false);
     write_all(&partial, &data);
     assert!(partial.complete().is_none());
     assert!(files(&dir, &["partial", "objects"]).is_empty());
@@ -246,7 +246,7 @@ fn no_flipped_byte_of_a_map_gives_wrong_bytes() {
     let name = digest(&data);
     {
         let store = open(&dir);
-        let partial = store.partial(&name, 3000, false);
+        let partial = store.partial(&SCOPE, &name, 3000, false);
         for n in 0..3 {
             partial.write(num(n) * 1000, &data[n * 1000..(n + 1) * 1000]);
         }
@@ -255,7 +255,7 @@ fn no_flipped_byte_of_a_map_gives_wrong_bytes() {
     for at in 0..map.metadata().unwrap().len() {
         flip(&map, at);
         let store = open(&dir);
-        let partial = store.partial(&name, 3000, false);
+        let partial = store.partial(&SCOPE, &name, 3000, false);
         let have = (0..3).filter(|n| read(&partial, &data, n * 1000).is_some()).count();
         assert_eq!(have, if at < 128 { 0 } else { 2 }, "byte {at}");
         drop(partial);
@@ -276,7 +276,7 @@ fn truncated_files_give_misses_and_grow_again() {
         (Some(5), Some(300)),
     ] {
         let (_temp, dir) = cache();
-        write_all(&open(&dir).partial(&name, num(SIZE), false), &data);
+        write_all(&open(&dir).partial(&SCOPE, &name, num(SIZE), false), &data);
         let (file, map) = paths(&dir, &name);
         for (path, len) in [(&file, data_len), (&map, map_len)] {
             if let Some(len) = len {
@@ -284,7 +284,7 @@ fn truncated_files_give_misses_and_grow_again() {
             }
         }
         let store = open(&dir);
-        let partial = store.partial(&name, num(SIZE), false);
+        let partial = store.partial(&SCOPE, &name, num(SIZE), false);
         for at in (0..SIZE).step_by(CUT) {
             let _ = read(&partial, &data, at);
         }
@@ -302,14 +302,14 @@ fn torn_records_are_skipped_and_padded() {
     let data = bytes(1, SIZE);
     let name = digest(&data);
     let store = open(&dir);
-    let partial = store.partial(&name, num(SIZE), false);
+    let partial = store.partial(&SCOPE, &name, num(SIZE), false);
     let (_, map) = paths(&dir, &name);
     for (n, part) in data.chunks(CUT).enumerate() {
         partial.write(num(n * CUT), part);
         let mut file = std::fs::File::options().append(true).open(&map).unwrap();
         file.write_all(&bytes(num(n), 7 * n)).unwrap();
     }
-    let again = open(&dir).partial(&name, num(SIZE), false);
+    let again = open(&dir).partial(&SCOPE, &name, num(SIZE), false);
     assert!(again.missing().is_empty() && partial.missing().is_empty());
     assert!(again.complete().is_some());
 }
@@ -319,7 +319,7 @@ fn swapped_partials_give_misses() {
     let (_temp, dir) = cache();
     let (one, two) = (bytes(1, SIZE), bytes(2, SIZE));
     for data in [&one, &two] {
-        open(&dir).partial(&digest(data), num(SIZE), false).write(0, &data[..CUT]);
+        open(&dir).partial(&SCOPE, &digest(data), num(SIZE), false).write(0, &data[..CUT]);
     }
     let ((a, a_map), (b, b_map)) = (paths(&dir, &digest(&one)), paths(&dir, &digest(&two)));
     let swap = |a: &Path, b: &Path| {
@@ -330,7 +330,7 @@ fn swapped_partials_give_misses() {
     swap(&a, &b);
     let look = || {
         let store = open(&dir);
-        [&one, &two].map(|data| read(&store.partial(&digest(data), num(SIZE), false), data, 0))
+        [&one, &two].map(|data| read(&store.partial(&SCOPE, &digest(data), num(SIZE), false), data, 0))
     };
     assert_eq!(look(), [None, None], "data");
     swap(&a_map, &b_map);
@@ -346,7 +346,7 @@ fn cleared_and_evicted_under_a_writer() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     let data = bytes(1, SIZE);
-    let partial = store.partial(&digest(&data), num(SIZE), false);
+    let partial = store.partial(&SCOPE, &digest(&data), num(SIZE), false);
     partial.write(0, &data[..CUT]);
     open(&dir).clear().unwrap();
     partial.write(100_000, &data[100_000..200_000]);

@@ -35,7 +35,7 @@ fn it_holds_under_a_random_workload_with_pins() {
                     }
                 }
                 7 => {
-                    let partial = store.partial(&digest(&data), num(data.len()), false);
+                    let partial = store.partial(&SCOPE, &digest(&data), num(data.len()), false);
                     partials.push((partial, data));
                 }
                 8 if !partials.is_empty() => {
@@ -108,7 +108,7 @@ fn what_is_larger_than_the_quota_displaces_nothing() {
     let small = bytes(1, 1000);
     assert!(put(&store, &small));
     assert!(!put(&store, &bytes(2, (1 << 20) + 1)));
-    let partial = store.partial(&[3; 32], 2 << 20, false);
+    let partial = store.partial(&SCOPE, &[3; 32], 2 << 20, false);
     partial.write(0, &bytes(3, 2 << 20));
     assert_eq!(partial.read(0), None);
     assert!(get(&store, &small).is_some());
@@ -140,15 +140,15 @@ fn partials_are_evicted_unless_a_process_has_them_open() {
     let (_temp, dir) = cache();
     let other = open(&dir);
     let (idle, busy) = (bytes(1, 100_000), bytes(2, 100_000));
-    other.partial(&digest(&idle), 100_000, false).write(0, &idle[..50_000]);
-    let held = other.partial(&digest(&busy), 100_000, false);
+    other.partial(&SCOPE, &digest(&idle), 100_000, false).write(0, &idle[..50_000]);
+    let held = other.partial(&SCOPE, &digest(&busy), 100_000, false);
     held.write(0, &busy[..50_000]);
     let store = open(&dir);
     store.gc(Some(0)).unwrap();
     assert_eq!(store.stats().evictions, 1);
-    assert!(store.partial(&digest(&idle), 100_000, false).read(0).is_none());
+    assert!(store.partial(&SCOPE, &digest(&idle), 100_000, false).read(0).is_none());
     assert!(held.read(0).is_some());
-    assert!(store.partial(&digest(&busy), 100_000, false).read(0).is_some());
+    assert!(store.partial(&SCOPE, &digest(&busy), 100_000, false).read(0).is_some());
     drop(held);
     rest();
     store.gc(Some(0)).unwrap();
@@ -228,7 +228,7 @@ fn gc_goes_to_its_target_and_removes_leftovers() {
     let (_temp, dir) = cache();
     let store = open(&dir);
     assert!((0..50).all(|n| put(&store, &bytes(n, 4096))));
-    store.partial(&[1; 32], 100_000, false).write(0, &bytes(1, 50_000));
+    store.partial(&SCOPE, &[1; 32], 100_000, false).write(0, &bytes(1, 50_000));
     assert_eq!(store.gc(None).unwrap(), 0);
     let freed = store.gc(Some(20 * 4096)).unwrap();
     let used = on_disk(&dir);
