@@ -21,7 +21,7 @@ impl Bits {
     /// The low `len` bits, least significant first.
     fn put(&mut self, value: u32, len: u32) {
         for bit in 0..len {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let last = self.bytes.last_mut().unwrap();
