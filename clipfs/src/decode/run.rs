@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::MAX_WINDOW;
+use super::window::{MAX_WINDOW, Window};
 use super::{Compression, DecodeError, MAX_CHUNK, gzip, zstd};
 use crate::num::{idx, to_u64};
 
@@ -38,16 +38,16 @@ enum Engine {
 pub type OnChunk<'a> = dyn FnMut(usize, Vec<u8>) -> Result<(), DecodeError> + 'a;
 
 impl RunDecoder {
-    /// `bit` and `window` (plain, as [`super::window::decode`] gives it) describe the first chunk; `window` is `Some`,
+    /// `bit` and `window` (as [`super::window::decode`] gives it) describe the first chunk; `window` is `Some`,
     /// if only of nothing, exactly when that chunk is `Resume::Window`. `lens` are the plain lengths of all chunks of
     /// the run, each 1 ..= [`MAX_CHUNK`].
     ///
     /// # Errors
-    /// A window that is too long or where none belongs, a `bit` or a length out of bounds.
+    /// A window that is too long or where none belongs, a block header that is none, a `bit` or a length out of bounds.
     pub fn new(
         compression: Compression,
         bit: u8,
-        window: Option<&[u8]>,
+        window: Option<&Window>,
         lens: Vec<u32>,
     ) -> Result<Self, DecodeError> {
         let format = format_name(compression);
@@ -55,7 +55,7 @@ impl RunDecoder {
         if lens.iter().any(|len| *len == 0 || *len > MAX_CHUNK) {
             return Err(invalid("chunk length out of bounds"));
         }
-        if window.is_some_and(|window| window.len() > MAX_WINDOW) {
+        if window.is_some_and(|window| window.bytes.len() > MAX_WINDOW) {
             return Err(invalid("window too long"));
         }
         if bit > 7 || (window.is_none() && bit > 0) || (window.is_some() && compression != Compression::Gzip)
@@ -143,7 +143,7 @@ impl RunDecoder {
 pub fn decode_chunk(
     compression: Compression,
     bit: u8,
-    window: Option<&[u8]>,
+    window: Option<&Window>,
     input: &[u8],
     len: u32,
 ) -> Result<Vec<u8>, DecodeError> {
@@ -169,16 +169,17 @@ mod tests {
 
     #[test]
     fn refuses_impossible_checkpoints() {
-        let long = vec![0; MAX_WINDOW + 1];
-        let cases: [(Compression, u8, Option<&[u8]>, u32); 8] = [
+        let long = Window { bytes: vec![0; MAX_WINDOW + 1], header: None };
+        let empty = Window { bytes: Vec::new(), header: None };
+        let cases: [(Compression, u8, Option<&Window>, u32); 8] = [
             (Compression::Gzip, 0, None, 0),
             (Compression::Gzip, 0, None, MAX_CHUNK + 1),
             (Compression::Gzip, 0, Some(&long), 1),
-            (Compression::Gzip, 8, Some(&[]), 1),
+            (Compression::Gzip, 8, Some(&empty), 1),
             (Compression::Gzip, 1, None, 1),
-            (Compression::Zstd, 0, Some(&[]), 1),
+            (Compression::Zstd, 0, Some(&empty), 1),
             (Compression::Zstd, 1, None, 1),
-            (Compression::None, 0, Some(&[]), 1),
+            (Compression::None, 0, Some(&empty), 1),
         ];
         for (compression, bit, window, len) in cases {
             let refused = RunDecoder::new(compression, bit, window, vec![len]);

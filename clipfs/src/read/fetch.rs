@@ -270,7 +270,7 @@ impl Inner {
         let window = self.index.window(layer, chunk).map_err(failed)?;
         let mut plain = None;
         let mut decoder =
-            RunDecoder::new(info.compression, record.bit, window.as_deref(), vec![record.plain_len])
+            RunDecoder::new(info.compression, record.bit, window.as_ref(), vec![record.plain_len])
                 .map_err(failed)?;
         decoder.give(self.pool.take(crate::num::idx(record.plain_len)));
         for part in parts {
