@@ -16,6 +16,7 @@ use std::time::Duration;
 pub mod error;
 mod keeper;
 mod logging;
+mod metrics;
 mod mountinfo;
 mod protocol;
 mod rundir;

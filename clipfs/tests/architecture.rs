@@ -69,8 +69,10 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
 const SAME_LEVEL: [(&str, &str); 1] = [("registry", "credentials")];
 
 /// Libraries that only some modules may know, and why.
-const LIBRARIES: [(&str, &[&str], &str); 10] = [
+const LIBRARIES: [(&str, &[&str], &str); 12] = [
     ("reqwest", &["registry"], "the one door to the network"),
+    ("hyper", &["mount"], "serves metrics; who asks for something asks through `registry`"),
+    ("hyper_util", &["mount"], "serves metrics; who asks for something asks through `registry`"),
     ("fuser", &["fuse", "mount"], "the file system is `vfs`; `fuse` adapts it and `mount` opens the session"),
     ("clap", &["cli"], "arguments are the command line's"),
     ("indicatif", &["cli"], "terminals are the command line's"),

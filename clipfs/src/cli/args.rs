@@ -177,7 +177,7 @@ pub(super) struct MountArgs {
     /// Let the kernel read complete files directly: auto or off [default: auto]
     #[arg(long, value_name = "WHEN", env = "CLIPFS_PASSTHROUGH")]
     pub(super) passthrough: Option<Passthrough>,
-    /// Serve Prometheus metrics at this address
+    /// Serve Prometheus metrics at this address, as http://ADDR/metrics; port 0 takes a free one, which status tells
     #[arg(long, value_name = "ADDR", env = "CLIPFS_METRICS")]
     pub(super) metrics: Option<SocketAddr>,
     /// Let other users in [default: as root]

@@ -22,9 +22,6 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
     if settings.prefetch == Prefetch::All {
         return Err(Failure::Usage("prefetch \"all\" is not supported by this version".to_owned()));
     }
-    if settings.metrics.is_some() {
-        return Err(Failure::Usage("metrics are not supported by this version".to_owned()));
-    }
     // What costs nothing is checked before the network is asked.
     mount::preflight(&settings.run_dir, &args.mountpoint)?;
     let (spec, named_index) = what(args)?;
@@ -55,6 +52,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
             memory: settings.memory.0,
             read_timeout: settings.read_timeout.0,
             small_file: settings.small_file.0,
+            metrics: settings.metrics,
             passthrough: settings.passthrough == Passthrough::Auto,
             plain_http: settings.plain_http,
             hosts_dir: settings.hosts_dir.clone(),
@@ -248,6 +246,7 @@ fn rows(status: &MountStatus) -> Vec<(&'static str, String)> {
     if let (Some(median), Some(p99)) = (counters.read_p50_micros, counters.read_p99_micros) {
         rows.push(("read latency", format!("{median} µs median, {p99} µs for 99 %")));
     }
+    rows.extend(counters.metrics.map(|address| ("metrics", format!("http://{address}/metrics"))));
     rows.extend(counters.last_error.as_ref().map(|error| ("last error", error.clone())));
     rows
 }

@@ -1,6 +1,7 @@
 //! What `clipfs mount`, keeper and server tell each other. JSON over pipes and files of the run directory; never a
 //! credential.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// Files up to this size are fetched whole when opened.
     pub small_file: u64,
+    /// Where Prometheus may ask for metrics.
+    pub metrics: Option<SocketAddr>,
     /// Hand complete files to the kernel where possible.
     pub passthrough: bool,
     /// Plain http to registries that are not loopback.

@@ -1,6 +1,7 @@
 //! `clipfs status`: the document of the contract, asked of the server through its control socket.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct ServerCounters {
     pub verify_failures: u64,
     /// Requests sent to registries.
     pub registry_requests: u64,
+    /// Where metrics are served; `None` = nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The last read error.
     pub last_error: Option<String>,
 }

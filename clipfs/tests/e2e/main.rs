@@ -6,6 +6,7 @@ mod containers;
 mod debian;
 mod lazy;
 mod offline;
+mod operations;
 mod support;
 mod survival;
 mod trust;

@@ -1,0 +1,78 @@
+//! What operators ask for: metrics, prefetch, mount flags.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+
+use fixtures::images;
+use fixtures::layer::Compress;
+use fixtures::registry::Registry;
+
+use crate::support::{Sandbox, describe, is_mounted, wait_until};
+
+/// All samples of the endpoint that status names, by name and labels.
+fn scrape(status: &serde_json::Value) -> BTreeMap<String, String> {
+    let mut stream = std::net::TcpStream::connect(status["metrics"].as_str().unwrap()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    samples.map(|line| line.rsplit_once(' ').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[test]
+fn metrics_tell_what_a_read_costs() {
+    let mut sandbox = Sandbox::new();
+    let registry = Registry::plain();
+    registry.push(&images::one_big_file(4 << 20, Compress::Gzip { level: 6 }), "team/app", "1");
+    let reference = registry.reference("team/app", "1");
+    let mountpoint = sandbox.mount(&reference, &["--metrics", "127.0.0.1:0"]);
+    let before = scrape(&sandbox.status(&mountpoint));
+    fs::read(mountpoint.join("big")).unwrap();
+    let status = sandbox.status(&mountpoint);
+    let after = scrape(&status);
+    let number = |name: &str| after.get(name).unwrap_or_else(|| panic!("{name} is not in {after:?}"));
+    assert_eq!(before["clipfs_fetched_bytes_total{reason=\"demand\"}"], "0");
+    assert_ne!(number("clipfs_fetched_bytes_total{reason=\"demand\"}"), "0");
+    assert_eq!(number("clipfs_fetched_bytes_total{reason=\"prefetch\"}"), "0");
+    assert_eq!(number("clipfs_chunk_verify_failures_total"), "0");
+    assert_eq!(number("clipfs_mounts"), "1");
+    assert_eq!(number("clipfs_server_restarts_total"), "0");
+    assert_ne!(number("clipfs_read_seconds_count"), "0");
+    assert_eq!(number("clipfs_read_seconds_count"), number("clipfs_read_seconds_bucket{le=\"+Inf\"}"));
+    let host = registry.reference("x", "y").split('/').next().unwrap().to_owned();
+    assert!(
+        after.keys().any(|k| k.starts_with(&format!("clipfs_registry_requests_total{{host=\"{host}\""))),
+        "{after:?}"
+    );
+    for name in ["clipfs_token_requests_total", "clipfs_cache_bytes", "clipfs_cache_evictions_total"] {
+        number(name);
+    }
+
+    // The endpoint comes back with the server.
+    let server = i32::try_from(status["server_pid"].as_u64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_until("the server to be replaced", || {
+        let status = sandbox.status(&mountpoint);
+        status["metrics"].is_string() && scrape(&status)["clipfs_server_restarts_total"] == "1"
+    });
+}
+
+#[test]
+fn a_taken_metrics_address_refuses_the_mount() {
+    let sandbox = Sandbox::new();
+    let registry = Registry::plain();
+    registry.push(&images::small(), "team/app", "1");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mountpoint = sandbox.path("m");
+    fs::create_dir(&mountpoint).unwrap();
+    let reference = registry.reference("team/app", "1");
+    let output = sandbox.run(["mount", "--metrics", &address, &reference, mountpoint.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(73), "{}", describe(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&address), "{}", describe(&output));
+    assert!(!is_mounted(&mountpoint));
+}
