@@ -171,7 +171,9 @@ pub(super) struct MountArgs {
     /// Time to find the image and to serve the mount; building an index is not counted [default: 30s]
     #[arg(long, value_name = "TIME", env = "CLIPFS_MOUNT_TIMEOUT")]
     pub(super) mount_timeout: Option<Span>,
-    /// What to fetch before it is asked for: none, profile or all [default: profile]
+    /// What to fetch before it is asked for: none; profile (what earlier starts of the image touched; nothing until
+    /// profiles can be recorded); all (the whole image, in the background, while no reader waits, as far as the cache's
+    /// quota allows) [default: profile]
     #[arg(long, value_name = "WHAT", env = "CLIPFS_PREFETCH")]
     pub(super) prefetch: Option<Prefetch>,
     /// Let the kernel read complete files directly: auto or off [default: auto]

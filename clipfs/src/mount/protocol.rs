@@ -56,6 +56,8 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// Files up to this size are fetched whole when opened.
     pub small_file: u64,
+    /// Fetch the whole image in the background.
+    pub prefetch_all: bool,
     /// Where Prometheus may ask for metrics.
     pub metrics: Option<SocketAddr>,
     /// Hand complete files to the kernel where possible.

@@ -146,6 +146,10 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     if let Err(error) = send(report, &ready) {
         tracing::debug!(%error, "the keeper does not listen");
     }
+    if config.prefetch_all {
+        let reader = served.reader.clone();
+        runtime.spawn(async move { reader.prefetch_all(config.cache_size).await });
+    }
     let result = session.run();
     if result.is_err() {
         // The connection may go on under the next server.
@@ -387,6 +391,7 @@ fn answer(served: &Served) -> Answer {
         read_p99_micros: Histogram::quantile(&latency, 0.99),
         verify_failures: read.verify_failures,
         registry_requests: registry.requests,
+        prefetch: served.reader.prefetch_state(),
         metrics: served.metrics,
         last_error: served.reader.last_error(),
     };

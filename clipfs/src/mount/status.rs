@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::protocol::State;
 use super::rundir::{self, KeeperState, RunDir};
 use super::{MountError, mountinfo};
+use crate::read::PrefetchState;
 
 /// A server that lives answers at once: it reads counters.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +54,9 @@ pub struct ServerCounters {
     pub verify_failures: u64,
     /// Requests sent to registries.
     pub registry_requests: u64,
+    /// How far the prefetch of the whole image has come.
+    #[serde(default)]
+    pub prefetch: PrefetchState,
     /// Where metrics are served; `None` = nowhere.
     pub metrics: Option<SocketAddr>,
     /// The last read error.

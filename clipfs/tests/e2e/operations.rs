@@ -8,7 +8,7 @@ use fixtures::images;
 use fixtures::layer::Compress;
 use fixtures::registry::Registry;
 
-use crate::support::{Sandbox, describe, is_mounted, wait_until};
+use crate::support::{Sandbox, describe, is_mounted, wait_until, walk};
 
 /// All samples of the endpoint that status names, by name and labels.
 fn scrape(status: &serde_json::Value) -> BTreeMap<String, String> {
@@ -75,4 +75,85 @@ fn a_taken_metrics_address_refuses_the_mount() {
     assert_eq!(output.status.code(), Some(73), "{}", describe(&output));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&address), "{}", describe(&output));
     assert!(!is_mounted(&mountpoint));
+}
+
+#[test]
+fn prefetch_brings_everything_and_then_the_registry_may_go() {
+    for how in [Compress::Gzip { level: 6 }, Compress::Zstd { level: 3 }] {
+        let mut sandbox = Sandbox::new();
+        let registry = Registry::plain();
+        registry.push(&images::layers(4), "team/app", "1");
+        registry.push(&images::one_big_file(24 << 20, how), "team/big", "1");
+        let references = [registry.reference("team/app", "1"), registry.reference("team/big", "1")];
+        let built = sandbox.json(["index", "--json", &references[1]]);
+        let layer = &built["layers"][0];
+        let digest = layer["digest"].as_str().unwrap();
+        registry.reset_log();
+        let mounts: Vec<_> = references
+            .iter()
+            .map(|reference| sandbox.mount(reference, &["--prefetch", "all", "--metrics", "127.0.0.1:0"]))
+            .collect();
+        for mountpoint in &mounts {
+            wait_until("the prefetch to be complete", || {
+                sandbox.status(mountpoint)["prefetch"] == "complete"
+            });
+            let samples = scrape(&sandbox.status(mountpoint));
+            assert_ne!(samples["clipfs_fetched_bytes_total{reason=\"prefetch\"}"], "0");
+            assert_eq!(samples["clipfs_fetched_bytes_total{reason=\"demand\"}"], "0");
+        }
+        // Neighbouring chunks may share a byte; otherwise no byte crosses the network twice.
+        let (size, sent) = (layer["size"].as_u64().unwrap(), registry.bytes_sent_for(digest));
+        assert!(sent <= size + size / 100, "{how:?}: sent {sent} of {size}");
+        registry.down();
+        Sandbox::drop_caches();
+        for mountpoint in &mounts {
+            // Walking reads every file.
+            assert!(walk(mountpoint).len() > 3);
+        }
+        registry.up();
+
+        // Mounted anew there is nothing to fetch.
+        sandbox.umount(&mounts[1]);
+        let again = sandbox.mount(&references[1], &["--prefetch", "all", "--metrics", "127.0.0.1:0"]);
+        wait_until("the prefetch to be complete", || sandbox.status(&again)["prefetch"] == "complete");
+        assert_eq!(scrape(&sandbox.status(&again))["clipfs_fetched_bytes_total{reason=\"prefetch\"}"], "0");
+    }
+}
+
+#[test]
+fn prefetch_waits_for_a_registry_that_is_away() {
+    let mut sandbox = Sandbox::new();
+    let registry = Registry::plain();
+    registry.push(&images::small(), "team/app", "1");
+    let reference = registry.reference("team/app", "1");
+    let index = sandbox.path("small.clip");
+    sandbox.ok(["index", &reference, "-o", index.to_str().unwrap()]);
+    registry.down();
+    let index = index.to_str().unwrap();
+    let mountpoint =
+        sandbox.mount(&reference, &["--index", index, "--prefetch", "all", "--metrics", "127.0.0.1:0"]);
+    wait_until("the prefetch to meet the silence", || {
+        let samples = scrape(&sandbox.status(&mountpoint));
+        samples.iter().any(|(k, n)| k.contains("code=\"none\"") && n != "0" && n != "1")
+    });
+    assert_eq!(sandbox.status(&mountpoint)["prefetch"], "running");
+    registry.up();
+    wait_until("the prefetch to be complete", || sandbox.status(&mountpoint)["prefetch"] == "complete");
+    registry.down();
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    registry.up();
+}
+
+#[test]
+fn prefetch_stops_where_the_image_does_not_fit() {
+    let mut sandbox = Sandbox::new();
+    let registry = Registry::plain();
+    registry.push(&images::one_big_file(24 << 20, Compress::Gzip { level: 6 }), "team/big", "1");
+    let reference = registry.reference("team/big", "1");
+    let mountpoint = sandbox
+        .mount(&reference, &["--prefetch", "all", "--cache-size", "16MiB", "--metrics", "127.0.0.1:0"]);
+    wait_until("the prefetch to stop", || sandbox.status(&mountpoint)["prefetch"] == "stopped");
+    let samples = scrape(&sandbox.status(&mountpoint));
+    assert_eq!(samples["clipfs_cache_evictions_total"], "0", "nothing is fetched to be thrown away");
+    assert_eq!(fs::read(mountpoint.join("big")).unwrap().len(), 24 << 20, "readers are served all the same");
 }
