@@ -182,9 +182,19 @@ pub(super) struct MountArgs {
     /// Serve Prometheus metrics at this address, as http://ADDR/metrics; port 0 takes a free one, which status tells
     #[arg(long, value_name = "ADDR", env = "CLIPFS_METRICS")]
     pub(super) metrics: Option<SocketAddr>,
-    /// Let other users in [default: as root]
+    /// Let other users in, as the modes of the files say. Always so: only root can mount, and a root file system that
+    /// shuts users out is none. Accepted for scripts and for mount(8)
     #[arg(long)]
     pub(super) allow_other: bool,
+    /// Do not honour setuid and setgid bits and file capabilities
+    #[arg(long)]
+    pub(super) nosuid: bool,
+    /// Do not honour devices
+    #[arg(long)]
+    pub(super) nodev: bool,
+    /// Do not run programs from the mount
+    #[arg(long)]
+    pub(super) noexec: bool,
     /// Report as JSON
     #[arg(long)]
     pub(super) json: bool,

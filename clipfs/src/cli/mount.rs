@@ -11,7 +11,9 @@ use super::time;
 use crate::config::{Passthrough, Prefetch};
 use crate::decode::tar::Timestamp;
 use crate::index::ClipIndex;
-use crate::mount::{self, CredentialSource, MountRequest, MountStatus, Mounted, ServerConfig, State};
+use crate::mount::{
+    self, CredentialSource, MountFlags, MountRequest, MountStatus, Mounted, ServerConfig, State,
+};
 use crate::oci::{Digest, ImageSpec};
 use crate::read::PrefetchState;
 use crate::registry::{ImageSource, RegistryError, ResolvedImage};
@@ -39,6 +41,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
         mount_timeout: settings.mount_timeout.0,
         unmount_timeout: settings.unmount_timeout.0,
         read_ahead: settings.read_ahead.0,
+        flags: MountFlags { nosuid: args.nosuid, nodev: args.nodev, noexec: args.noexec },
         log_file: settings.log_file.clone(),
         server: ServerConfig {
             name: pinned_name(&spec, &digest),

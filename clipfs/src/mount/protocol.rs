@@ -20,10 +20,23 @@ pub struct MountRequest {
     pub unmount_timeout: Duration,
     /// The kernel's read-ahead in bytes.
     pub read_ahead: u64,
+    /// What of the image the kernel is not to honour.
+    pub flags: MountFlags,
     /// Log of keeper and server in background mode; `None` = a bounded file in the run directory.
     pub log_file: Option<PathBuf>,
     /// What the server serves.
     pub server: ServerConfig,
+}
+
+/// What of an image the kernel is not to honour; see mount(8). As in any root file system, all of it is by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountFlags {
+    /// Setuid and setgid bits, file capabilities.
+    pub nosuid: bool,
+    /// Devices.
+    pub nodev: bool,
+    /// Running programs.
+    pub noexec: bool,
 }
 
 /// Where the server's credentials come from. A source, never a secret.

@@ -1,8 +1,12 @@
 //! What operators ask for: metrics, prefetch, mount flags.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use fixtures::images;
 use fixtures::layer::Compress;
@@ -156,4 +160,40 @@ fn prefetch_stops_where_the_image_does_not_fit() {
     let samples = scrape(&sandbox.status(&mountpoint));
     assert_eq!(samples["clipfs_cache_evictions_total"], "0", "nothing is fetched to be thrown away");
     assert_eq!(fs::read(mountpoint.join("big")).unwrap().len(), 24 << 20, "readers are served all the same");
+}
+
+#[test]
+fn mount_flags_are_the_kernels() {
+    let mut sandbox = Sandbox::new();
+    let registry = Registry::plain();
+    registry.push(&images::small(), "team/app", "1");
+    let reference = registry.reference("team/app", "1");
+    let plain = sandbox.mount(&reference, &[]);
+    let strict = sandbox.mount(&reference, &["--nosuid", "--nodev", "--noexec"]);
+    let options = |mountpoint: &Path| {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|l| l.split(' ').nth(4).map(Path::new) == Some(mountpoint)).unwrap();
+        line.split(' ').nth(5).unwrap().split(',').map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(options(&plain).iter().all(|o| !["nosuid", "nodev", "noexec"].contains(&o.as_str())));
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(options(&strict).iter().any(|o| o == option), "{:?}", options(&strict));
+    }
+
+    // The same through mount(8)'s helper.
+    let mountpoint = sandbox.path("helped");
+    fs::create_dir(&mountpoint).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_clipfs"))
+        .arg0("mount.clipfs")
+        .args([OsStr::new(&reference), mountpoint.as_os_str()])
+        .args(["-o", "user,exec"])
+        .env("CLIPFS_CACHE_DIR", sandbox.cache())
+        .env("CLIPFS_RUN_DIR", sandbox.path("run"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", describe(&output));
+    let helped = options(&mountpoint);
+    sandbox.umount(&mountpoint);
+    assert!(helped.iter().any(|o| o == "nosuid") && helped.iter().any(|o| o == "nodev"), "{helped:?}");
+    assert!(helped.iter().all(|o| o != "noexec"), "{helped:?}");
 }
