@@ -92,9 +92,17 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  clipfs index alpine:3.20 -o alpine.clip")]
     Index(IndexArgs),
     /// Mount an image read-only and lazily
-    #[command(after_help = "Example:\n  clipfs mount --cache-dir /var/cache/clipfs alpine:3.20 /mnt")]
+    #[command(after_help = "Examples:\n  \
+        clipfs mount alpine:3.20 /mnt\n  \
+        clipfs mount --prefetch all --metrics 127.0.0.1:9417 --nosuid --nodev alpine:3.20 /mnt\n\n\
+        Returns when the mount serves; `clipfs umount` ends it. A line of /etc/fstab:\n  \
+        alpine:3.20 /mnt clipfs ro,_netdev,cache_dir=/var/cache/clipfs,nosuid,nodev 0 0")]
     Mount(MountArgs),
     /// Unmount, also when the mount is dead or busy
+    ///
+    /// A mount in use gets a few seconds (unmount_timeout in the settings file) to become idle. Then it is detached: gone
+    /// from the tree of files, while files that are open stay readable for as long again. Then these fail too, and
+    /// whatever is left of the mount's processes ends.
     #[command(visible_alias = "unmount", after_help = "Example:\n  clipfs umount /mnt")]
     Umount(UmountArgs),
     /// List a directory of an image
@@ -113,7 +121,11 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  clipfs verify alpine.clip --image alpine:3.20")]
     Verify(VerifyArgs),
     /// Tell about running mounts
-    #[command(after_help = "Example:\n  clipfs status /mnt --json")]
+    ///
+    /// The state is ok; degraded (the registry cannot be reached, or the server does not answer: what is cached may be
+    /// read); or auth_denied (the registry refuses the credentials). Counters are those of the server process that
+    /// serves now.
+    #[command(after_help = "Examples:\n  clipfs status\n  clipfs status /mnt --json")]
     Status(StatusArgs),
     /// Look after the store
     #[command(subcommand, after_help = "Example:\n  clipfs cache gc --target 5GiB")]
@@ -405,7 +417,16 @@ mod tests {
     fn the_definition_is_sound_and_every_command_has_an_example() {
         fn check(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example:"), "{}", command.get_name());
+            assert!(help.contains("Example"), "{}", command.get_name());
+            let examples: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  clipfs ")).collect();
+            assert!(!examples.is_empty(), "{}", command.get_name());
+            for example in examples {
+                // An example that the parser refuses is worse than none.
+                let line = format!("clipfs {example}");
+                if let Err(error) = Args::try_parse_from(line.split(' ')) {
+                    panic!("{line}: {error}");
+                }
+            }
             command.get_subcommands().for_each(check);
         }
         Args::command().debug_assert();
