@@ -22,6 +22,8 @@ pub struct RunDecoder {
     chunk: usize,
     /// Its bytes so far are the first `filled` ones.
     out: Vec<u8>,
+    /// A buffer for the next chunk, with anything in it.
+    spare: Vec<u8>,
     filled: usize,
 }
 
@@ -65,7 +67,12 @@ impl RunDecoder {
             Compression::Gzip => Engine::Gzip(Box::new(gzip::Run::new(bit, window)?)),
             Compression::Zstd => Engine::Zstd(zstd::Run::new()?),
         };
-        Ok(Self { engine, lens: lens.into(), chunk: 0, out: Vec::new(), filled: 0 })
+        Ok(Self { engine, lens: lens.into(), chunk: 0, out: Vec::new(), spare: Vec::new(), filled: 0 })
+    }
+
+    /// Gives a buffer to decode the next chunk into, so that no fresh memory is needed. What stands in it does not matter.
+    pub fn give(&mut self, buffer: Vec<u8>) {
+        self.spare = buffer;
     }
 
     /// Feeds the next compressed bytes; hands over every chunk that they complete, in order. Never produces
@@ -82,7 +89,10 @@ impl RunDecoder {
             if self.filled == self.out.len() {
                 // All of what is allocated has been filled: an honest index, so far.
                 let more = self.out.len().max(FIRST_ALLOCATION).min(len - self.filled);
-                if self.out.is_empty() {
+                if self.out.is_empty() && !self.spare.is_empty() {
+                    self.out = std::mem::take(&mut self.spare);
+                    self.out.truncate(len);
+                } else if self.out.is_empty() {
                     self.out = vec![0; more];
                 } else {
                     self.out.reserve_exact(more);
