@@ -28,6 +28,7 @@ mod flight;
 mod keep;
 mod lane;
 mod plan;
+mod pool;
 mod stats;
 
 pub use stats::ReadStats;
@@ -114,6 +115,7 @@ struct Inner {
     options: ReadOptions,
     runtime: tokio::runtime::Handle,
     flights: Arc<Flights>,
+    pool: Arc<pool::Pool>,
     ahead: Mutex<ahead::Ahead>,
     lanes: lane::Lanes,
     objects: Mutex<LruCache<ContentId, Arc<ObjectFile>>>,
@@ -145,6 +147,7 @@ impl Reader {
             options,
             runtime,
             flights: Arc::default(),
+            pool: Arc::default(),
             ahead: Mutex::default(),
             lanes: lane::Lanes::default(),
             objects: Mutex::new(LruCache::new(OPEN_FILES)),

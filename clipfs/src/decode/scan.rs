@@ -5,6 +5,7 @@
 
 use std::io::Read;
 
+use super::block::BlockHeader;
 use super::pass::Pass;
 use super::{Compression, DecodeError, Resume, gzip, zstd};
 use crate::num::to_usize;
@@ -33,6 +34,8 @@ pub struct RawWindow {
     pub window: Vec<u8>,
     /// As in [`Checkpoint::bit`].
     pub bit: u8,
+    /// Of the block that the checkpoint lies in, if it lies in one and not between two.
+    pub header: Option<BlockHeader>,
     /// Compressed bytes from the checkpoint's `comp_offset` on: enough to decode the first 32 KiB after it
     /// (fewer only where the deflate stream ends).
     pub following: Vec<u8>,

@@ -1,5 +1,6 @@
 //! Scans random layers and decodes them again, chunk by chunk and in runs.
 
+mod long_blocks;
 mod odd;
 
 use std::io::Write as _;
@@ -101,7 +102,7 @@ impl Scanned {
         to_usize(checkpoints[chunk].comp_offset)..to_usize(end)
     }
 
-    fn window(&self, chunk: usize) -> Option<Vec<u8>> {
+    fn window(&self, chunk: usize) -> Option<window::Window> {
         let window = self.recorder.checkpoints[chunk].resume == Resume::Window;
         window.then(|| window::decode(&self.recorder.windows[chunk]).unwrap())
     }
@@ -111,7 +112,7 @@ impl Scanned {
         let lens = chunks.clone().map(|n| u32::try_from(self.plain_range(n).len()).unwrap()).collect();
         let window = self.window(chunks.start);
         let bit = self.recorder.checkpoints[chunks.start].bit;
-        let mut run = RunDecoder::new(self.summary.compression, bit, window.as_deref(), lens).unwrap();
+        let mut run = RunDecoder::new(self.summary.compression, bit, window.as_ref(), lens).unwrap();
         let mut out = Vec::new();
         let comp = self.comp_range(chunks.start).start..self.comp_range(chunks.end - 1).end;
         for part in blob[comp].chunks(piece) {
@@ -152,7 +153,7 @@ fn check(blob: &[u8], plain: &[u8], compression: Compression, chunk: u32, piece:
         let bytes = decode_chunk(
             compression,
             checkpoint.bit,
-            scanned.window(n).as_deref(),
+            scanned.window(n).as_ref(),
             &blob[scanned.comp_range(n)],
             u32::try_from(expected.len()).unwrap(),
         );
@@ -342,13 +343,13 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let from = scanned.recorder.checkpoints[chunk].bit;
-        if let Ok(out) = decode_chunk(Compression::Gzip, from, scanned.window(chunk).as_deref(), &bytes, len) {
+        if let Ok(out) = decode_chunk(Compression::Gzip, from, scanned.window(chunk).as_ref(), &bytes, len) {
             prop_assert_eq!(out.len(), idx(len));
         }
         let mut window = scanned.recorder.windows.get(chunk).cloned().unwrap_or_default();
         if let Some(byte) = window.get_mut(at % 64) {
             *byte ^= 1 << bit;
-            prop_assert!(window::decode(&window).map_or(0, |window| window.len()) <= window::MAX_WINDOW);
+            prop_assert!(window::decode(&window).map_or(0, |window| window.bytes.len()) <= window::MAX_WINDOW);
         }
     }
 
