@@ -196,16 +196,6 @@ impl Reader {
         outcome
     }
 
-    /// A complete object that is known to be there: at most an `open(2)` on the local disk, for use on a FUSE thread.
-    #[must_use]
-    pub fn try_open(&self, content: ContentId) -> Option<ObjectFile> {
-        let content = self.0.index.content(content)?;
-        if content.sparse || !self.0.store.knows_object(&content.digest) {
-            return None;
-        }
-        self.0.store.object(&content.digest, content.size)
-    }
-
     /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one
     /// is `Cached`, and becomes an object once all of it has been read. Never an error: a file whose bytes cannot be had
     /// opens `Cached`, and its reads tell. Not bounded by the deadline: the caller's business.

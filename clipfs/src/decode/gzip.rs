@@ -5,7 +5,7 @@
 //! section 3.2.3) that start at any bit; a block's matches reach back up to 32 KiB (section 3.2.1) into earlier
 //! blocks of the same member, never into another member. So decoding can start at a member with nothing, and at a block
 //! with the 32 KiB before it; and, given the block's header, between any two symbols of a block, which is what blocks that
-//! are longer than a chunk need: see [`blocks`].
+//! are longer than a chunk need: see `blocks.rs`.
 
 mod blocks;
 mod output;
