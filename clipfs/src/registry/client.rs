@@ -19,6 +19,7 @@ use super::retry::{Failure, RETRY_AFTER_CAP, Retry, retry_after};
 use super::safe_url::{authority, same_origin};
 use super::stats::Counters;
 use crate::num::to_u64;
+use crate::oci::printable::printable;
 
 /// Largest error or token document read.
 pub(super) const MAX_SMALL_BODY: u64 = 64 << 10;
@@ -194,8 +195,7 @@ impl Http {
         }
         let Ok(body) = self.body(response, MAX_SMALL_BODY).await else { return String::new() };
         let Ok(Errors { errors }) = serde_json::from_slice(&body) else { return String::new() };
-        let clean =
-            |s: &str| s.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect::<String>();
+        let clean = |s: &str| printable(s, ' ', 160);
         errors.first().map_or_else(String::new, |e| match (clean(&e.code), clean(&e.message)) {
             (code, message) if message.is_empty() => format!(": {code}"),
             (_, message) => format!(": {message}"),
