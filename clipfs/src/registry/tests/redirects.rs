@@ -151,9 +151,9 @@ async fn names_that_resolve_privately_are_refused_before_any_packet() {
     for what in ["redirect", "realm"] {
         let port = port.clone();
         let server = Server::start("127.0.0.1", move |_, _| match what {
-            "redirect" => Reply::new(302, "").with("location", format!("http://inside.test:{port}/x")),
+            "redirect" => Reply::new(302, "").with("location", format!("https://inside.test:{port}/x")),
             _ => Reply::new(401, "")
-                .with("www-authenticate", format!("Bearer realm=\"http://inside.test:{port}/token\"")),
+                .with("www-authenticate", format!("Bearer realm=\"https://inside.test:{port}/token\"")),
         })
         .await;
         let own_port = server.host.rsplit(':').next().unwrap();
