@@ -34,6 +34,7 @@ mod layer;
 mod merge;
 mod output;
 mod progress;
+mod twin;
 pub mod verify;
 
 pub use error::BuildError;

@@ -34,12 +34,6 @@ const MAX_HEADER: usize = 10 + (2 + 0xffff) + 2 * MAX_NAME + 2;
 /// CRC-32 and ISIZE (RFC 1952 section 2.3.1).
 const TRAILER: usize = 8;
 
-/// Output buffer of a scan behind its 32 KiB of history: stays in a level 2 cache together with the input.
-const OUTPUT: usize = 256 << 10;
-
-/// With less room than this, history is moved to the front first.
-const MIN_ROOM: usize = 64 << 10;
-
 /// Most compressed bytes that are kept with a window. 32 KiB of output take at most 61 KiB of 15-bit literals and their
 /// block headers; only a stream padded with empty blocks takes more.
 const MAX_FOLLOWING: usize = 128 << 10;
@@ -90,7 +84,6 @@ fn header_len(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
 pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
     pass.set_format("gzip");
     let mut inflate = Inflate::new().map_err(|reason| pass.corrupt(reason))?;
-    let mut output = Output::new();
     let mut comp_end = 0;
     while pass.fill(1)? {
         if pass.available()[0] == 0 {
@@ -104,9 +97,8 @@ pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
         }
         skip_header(pass)?;
         inflate.reset();
-        output.reset();
         let plain_before = pass.plain_total();
-        let crc = scan_body(pass, &mut inflate, &mut output)?;
+        let crc = scan_body(pass, &mut inflate)?;
         let plain = pass.plain_total() - plain_before;
         check_trailer(pass, crc, plain)?;
         if plain > 0 {
@@ -149,22 +141,23 @@ fn check_trailer(pass: &mut Pass<'_>, crc: u32, plain: u64) -> Result<(), Decode
 /// Stopping at every block would cost time, so inflate runs freely until the chunk is one byte short of its
 /// length, and stops at blocks from there on. Boundaries before that point pass unseen, the ones that matter
 /// do not: the same stream gives the same checkpoints however it arrives.
-fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) -> Result<u32, DecodeError> {
+fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate) -> Result<u32, DecodeError> {
     let mut windows = Windows::default();
     let mut crc = 0;
     loop {
         let free = (pass.chunk() - 1).saturating_sub(pass.since());
         let stop = if free > 0 { Stop::Never } else { Stop::Block };
         let most = if free > 0 { to_usize(free) } else { usize::MAX };
-        let room = output.room();
+        let (input, room) = pass.buffers()?;
         let len = room.len().min(most).min(windows.wanted());
-        let room = &mut room[..len];
-        let step = inflate.step(pass.available(), room, stop).map_err(|reason| pass.corrupt(reason))?;
+        let step = match inflate.step(input, &mut room[..len], stop) {
+            Ok(step) => step,
+            Err(reason) => return Err(pass.corrupt(reason)),
+        };
+        crc = crc32(crc, &room[..step.produced]);
         windows.feed(&pass.available()[..step.consumed]);
         pass.consume(step.consumed)?;
-        let plain = output.advance(step.produced);
-        crc = crc32(crc, plain);
-        if let Some(chunk) = pass.plain(plain)? {
+        if let Some(chunk) = pass.filled(step.produced)? {
             windows.begin(chunk);
         }
         windows.progress(step.produced, pass)?;
@@ -177,7 +170,7 @@ fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) ->
                 let bit = pass.offset() * 8 - u64::from(unused);
                 let in_byte = u8::try_from(bit % 8).unwrap_or(0);
                 let shared = to_usize(pass.offset() - bit / 8);
-                windows.candidate(output.window(), in_byte, pass.consumed_tail(shared));
+                windows.candidate(inflate.window(), in_byte, pass.consumed_tail(shared));
                 pass.mark(bit / 8, in_byte, Resume::Window);
             }
             None if step.consumed == 0 && step.produced == 0 => {
@@ -190,47 +183,6 @@ fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) ->
             }
             _ => {}
         }
-    }
-}
-
-/// Output buffer with the history that windows are cut from.
-struct Output {
-    buf: Box<[u8]>,
-    /// Where this member's bytes begin; what is before belongs to others.
-    floor: usize,
-    at: usize,
-}
-
-impl Output {
-    fn new() -> Self {
-        Self { buf: vec![0; MAX_WINDOW + OUTPUT].into_boxed_slice(), floor: 0, at: 0 }
-    }
-
-    /// Another member: it cannot refer to what was before.
-    fn reset(&mut self) {
-        self.floor = self.at;
-    }
-
-    /// Where the next bytes go; never empty.
-    fn room(&mut self) -> &mut [u8] {
-        if self.buf.len() - self.at < MIN_ROOM {
-            let from = self.at - MAX_WINDOW;
-            self.buf.copy_within(from..self.at, 0);
-            self.at = MAX_WINDOW;
-            self.floor = self.floor.saturating_sub(from);
-        }
-        &mut self.buf[self.at..]
-    }
-
-    /// `n` bytes were written; returns them.
-    fn advance(&mut self, n: usize) -> &[u8] {
-        self.at += n;
-        &self.buf[self.at - n..self.at]
-    }
-
-    /// The last 32 KiB of the member, or all of it.
-    fn window(&self) -> &[u8] {
-        &self.buf[self.floor.max(self.at.saturating_sub(MAX_WINDOW))..self.at]
     }
 }
 
@@ -250,8 +202,8 @@ struct Collecting {
 }
 
 impl Windows {
-    fn candidate(&mut self, window: &[u8], bit: u8, shared: &[u8]) {
-        let raw = RawWindow { chunk: 0, window: window.to_vec(), bit, following: shared.to_vec() };
+    fn candidate(&mut self, window: Vec<u8>, bit: u8, shared: &[u8]) {
+        let raw = RawWindow { chunk: 0, window, bit, following: shared.to_vec() };
         self.candidate = Some(Collecting { raw, missing: MAX_WINDOW });
     }
 

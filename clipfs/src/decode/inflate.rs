@@ -95,6 +95,18 @@ impl Inflate {
         debug_assert_eq!(code, z::Z_OK, "a raw stream takes any dictionary");
     }
 
+    /// The last bytes produced since `new` or `reset`, at most 32 KiB.
+    pub(super) fn window(&mut self) -> Vec<u8> {
+        let mut window = vec![0; super::window::MAX_WINDOW];
+        let mut len = 0;
+        // SAFETY: the stream was initialised by `new` and is ended only in `drop`; `window` is writable for 32 KiB, the
+        // most that zlib keeps of a raw stream (window bits 15), and does not overlap with it.
+        let code = unsafe { z::inflateGetDictionary(&*self.stream, window.as_mut_ptr(), &mut len) };
+        debug_assert_eq!(code, z::Z_OK, "a stream that `new` made has a window");
+        window.truncate(crate::num::idx(len));
+        window
+    }
+
     /// Inflates from `input` to `output`. Neither consuming nor producing anything, without an end or a boundary,
     /// means: more input is needed (or `output` is empty).
     ///

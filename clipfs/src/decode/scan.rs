@@ -24,7 +24,7 @@ pub struct Checkpoint {
 }
 
 /// A gzip checkpoint's window, with what is needed to tell which of its bytes matter:
-/// see [`super::window::encode`].
+/// see [`super::window::Encoder`].
 #[derive(Debug, Clone)]
 pub struct RawWindow {
     /// Which checkpoint it belongs to: the n-th that was handed to [`ScanSink::checkpoint`], from 0.
@@ -38,6 +38,9 @@ pub struct RawWindow {
     pub following: Vec<u8>,
 }
 
+/// Least length of [`ScanSink::room`]: inflating into less is slow, and 32 KiB more of history are copied each time.
+pub const MIN_ROOM: usize = 64 << 10;
+
 /// Receives what [`scan`] finds, in stream order.
 pub trait ScanSink {
     /// The next compressed bytes, every one of them exactly once (trailing garbage included).
@@ -46,8 +49,13 @@ pub trait ScanSink {
     /// call is for plain offset 0. Offsets grow, so a chunk ends where the next one starts, in the plain stream as
     /// in the compressed one (there including the byte that a next chunk's `bit` shares).
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError>;
-    /// The next plain bytes.
+    /// The next plain bytes, never none.
     fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError>;
+    /// Where a decoder can write the next plain bytes itself instead of handing them to [`ScanSink::plain`], which saves a
+    /// copy: at least [`MIN_ROOM`] bytes. Asking again without telling [`ScanSink::filled`] gives the same room.
+    fn room(&mut self) -> Result<&mut [u8], DecodeError>;
+    /// The first `n` bytes of the room, at least one, are the next plain bytes: as if they had been handed to `plain`.
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError>;
     /// The window of an earlier `Resume::Window` checkpoint, in checkpoint order.
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError>;
 }

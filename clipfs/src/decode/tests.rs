@@ -7,7 +7,7 @@ use std::io::Write as _;
 use proptest::prelude::*;
 
 use super::run::{RunDecoder, decode_chunk};
-use super::scan::{Checkpoint, RawWindow, ScanLimits, ScanSink, ScanSummary, scan};
+use super::scan::{Checkpoint, MIN_ROOM, RawWindow, ScanLimits, ScanSink, ScanSummary, scan};
 use super::{Compression, DecodeError, Resume, window};
 use crate::num::{idx, to_u64, to_usize};
 
@@ -18,6 +18,7 @@ struct Recorder {
     plain: Vec<u8>,
     checkpoints: Vec<Checkpoint>,
     windows: Vec<Vec<u8>>,
+    room: Vec<u8>,
 }
 
 impl ScanSink for Recorder {
@@ -42,6 +43,16 @@ impl ScanSink for Recorder {
         Ok(())
     }
 
+    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+        self.room.resize(MIN_ROOM, 0);
+        Ok(&mut self.room)
+    }
+
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
+        let room = std::mem::take(&mut self.room);
+        self.plain(&room[..n])
+    }
+
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError> {
         let at = idx(window.chunk);
         assert!(at >= self.windows.len(), "windows out of order");
@@ -51,7 +62,7 @@ impl ScanSink for Recorder {
         assert!(self.plain[..plain].ends_with(&window.window));
         assert!(self.compressed[to_usize(checkpoint.comp_offset)..].starts_with(&window.following));
         self.windows.resize(at + 1, Vec::new());
-        self.windows[at] = window::encode(&window)?;
+        self.windows[at] = window::Encoder::new()?.encode(&window)?;
         Ok(())
     }
 }

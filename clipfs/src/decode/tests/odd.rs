@@ -144,7 +144,7 @@ fn one_block(copies: usize) -> Vec<u8> {
 
 #[test]
 fn a_block_longer_than_any_chunk_is_refused() {
-    struct Count(u64);
+    struct Count(u64, Vec<u8>);
     impl ScanSink for Count {
         fn compressed(&mut self, _: &[u8]) -> Result<(), DecodeError> {
             Ok(())
@@ -153,7 +153,13 @@ fn a_block_longer_than_any_chunk_is_refused() {
             Ok(())
         }
         fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-            self.0 += to_u64(bytes.len());
+            self.filled(bytes.len())
+        }
+        fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+            Ok(&mut self.1)
+        }
+        fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
+            self.0 += to_u64(n);
             Ok(())
         }
         fn window(&mut self, _: RawWindow) -> Result<(), DecodeError> {
@@ -161,7 +167,7 @@ fn a_block_longer_than_any_chunk_is_refused() {
         }
     }
     let limits = ScanLimits { chunk: 1 << 20, max_plain: u64::MAX };
-    let mut count = Count(0);
+    let mut count = Count(0, vec![0; MIN_ROOM]);
     let blob = one_block(idx(MAX_CHUNK) / 258 + 1000);
     let result = scan(&mut &blob[..], limits, &mut count);
     assert!(matches!(result, Err(DecodeError::ChunkTooLong { format: "gzip", offset: 0 })), "{result:?}");
@@ -191,7 +197,7 @@ fn empty_blocks_cost_no_chunks() {
 
 #[test]
 fn errors_of_sink_and_input_come_through() {
-    struct Refuses;
+    struct Refuses([u8; MIN_ROOM]);
     impl ScanSink for Refuses {
         fn compressed(&mut self, _: &[u8]) -> Result<(), DecodeError> {
             Ok(())
@@ -200,6 +206,12 @@ fn errors_of_sink_and_input_come_through() {
             Err(DecodeError::TooLarge(42))
         }
         fn plain(&mut self, _: &[u8]) -> Result<(), DecodeError> {
+            panic!("called after an error")
+        }
+        fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+            Ok(&mut self.0)
+        }
+        fn filled(&mut self, _: usize) -> Result<(), DecodeError> {
             panic!("called after an error")
         }
         fn window(&mut self, _: RawWindow) -> Result<(), DecodeError> {
@@ -213,7 +225,7 @@ fn errors_of_sink_and_input_come_through() {
         }
     }
     let limits = ScanLimits { chunk: 1 << 20, max_plain: 1 << 30 };
-    let result = scan(&mut &gzip(b"hello")[..], limits, &mut Refuses);
+    let result = scan(&mut &gzip(b"hello")[..], limits, &mut Refuses([0; MIN_ROOM]));
     assert!(matches!(result, Err(DecodeError::TooLarge(42))));
-    assert!(matches!(scan(&mut Broken, limits, &mut Refuses), Err(DecodeError::Io(_))));
+    assert!(matches!(scan(&mut Broken, limits, &mut Refuses([0; MIN_ROOM])), Err(DecodeError::Io(_))));
 }
