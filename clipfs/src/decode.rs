@@ -4,6 +4,7 @@
 //! Pure: bytes in, bytes out; no files, no network, no clocks, no async. The index builder drives [`scan`]
 //! and [`tar`]; the read path drives [`run`].
 
+mod block;
 pub mod gzip;
 mod inflate;
 mod pass;
@@ -36,7 +37,8 @@ pub enum Compression {
 pub enum Resume {
     /// Nothing: the chunk starts at a gzip member, a zstd frame, or in a plain tar.
     Fresh = 0,
-    /// gzip: inside a deflate stream, at a block boundary: the 32 KiB window before it.
+    /// gzip: inside a deflate stream, at a block boundary or between two symbols of a block: the 32 KiB window before
+    /// it, and in the latter case the block's header.
     Window = 1,
     /// zstd: inside a long frame: only the decoder that has just produced the previous chunk can go on,
     /// so decoding starts at the nearest earlier chunk that is not `Continue`.

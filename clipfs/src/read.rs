@@ -28,6 +28,7 @@ mod flight;
 mod keep;
 mod lane;
 mod plan;
+mod pool;
 mod stats;
 
 pub use stats::ReadStats;
@@ -114,6 +115,7 @@ struct Inner {
     options: ReadOptions,
     runtime: tokio::runtime::Handle,
     flights: Arc<Flights>,
+    pool: Arc<pool::Pool>,
     ahead: Mutex<ahead::Ahead>,
     lanes: lane::Lanes,
     objects: Mutex<LruCache<ContentId, Arc<ObjectFile>>>,
@@ -145,6 +147,7 @@ impl Reader {
             options,
             runtime,
             flights: Arc::default(),
+            pool: Arc::default(),
             ahead: Mutex::default(),
             lanes: lane::Lanes::default(),
             objects: Mutex::new(LruCache::new(OPEN_FILES)),
@@ -187,16 +190,6 @@ impl Reader {
             *lock(&self.0.last_error) = Some(chain(error));
         }
         outcome
-    }
-
-    /// A complete object that is known to be there: at most an `open(2)` on the local disk, for use on a FUSE thread.
-    #[must_use]
-    pub fn try_open(&self, content: ContentId) -> Option<ObjectFile> {
-        let content = self.0.index.content(content)?;
-        if content.sparse || !self.0.store.knows_object(&content.digest) {
-            return None;
-        }
-        self.0.store.object(&content.digest, content.size)
     }
 
     /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one

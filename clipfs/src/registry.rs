@@ -160,7 +160,7 @@ impl ImageSource {
         }
     }
 
-    /// Counters since opening; zero for layouts and archives.
+    /// Counters since opening; for layouts and archives only bytes are counted.
     #[must_use]
     pub fn stats(&self) -> stats::RegistryStats {
         match &self.0 {

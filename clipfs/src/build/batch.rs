@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use bytes::Bytes;
 
 use crate::decode::DecodeError;
-use crate::decode::scan::{Checkpoint, MIN_ROOM, RawWindow, ScanSink};
+use crate::decode::scan::{Checkpoint, RawWindow, ScanSink};
 
 /// Plain bytes per batch: it is hashed three times over and should stay in the second-level cache while it is.
 const BATCH: usize = 256 << 10;
@@ -27,30 +27,19 @@ pub(super) enum Work {
 }
 
 /// A run of the plain stream, and what was found in it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Room for the bytes: the decoder writes where the digester reads.
-    room: Box<[u8]>,
-    /// How many of them there are.
-    len: usize,
-    /// Checkpoints and where in [`Batch::plain`] they are.
+    /// The bytes.
+    pub(super) plain: Vec<u8>,
+    /// Checkpoints and where in `plain` they are.
     pub(super) checkpoints: Vec<(usize, Checkpoint)>,
     /// Windows of earlier checkpoints (or of one in this batch).
     pub(super) windows: Vec<RawWindow>,
 }
 
 impl Batch {
-    fn new() -> Self {
-        Self { room: vec![0; BATCH].into_boxed_slice(), len: 0, checkpoints: Vec::new(), windows: Vec::new() }
-    }
-
-    /// The bytes.
-    pub(super) fn plain(&self) -> &[u8] {
-        &self.room[..self.len]
-    }
-
     fn clear(&mut self) {
-        self.len = 0;
+        self.plain.clear();
         self.checkpoints.clear();
         self.windows.clear();
     }
@@ -91,9 +80,9 @@ pub(super) fn pair() -> (BatchSink, Inbox) {
     let (spare, spare_rx) = channel();
     for _ in 1..BATCHES {
         // Cannot fail: both ends are here.
-        let _ = spare.send(Batch::new());
+        let _ = spare.send(Batch::default());
     }
-    (BatchSink { current: Batch::new(), work: work_tx, spare: spare_rx }, Inbox { work, spare })
+    (BatchSink { current: Batch::default(), work: work_tx, spare: spare_rx }, Inbox { work, spare })
 }
 
 impl BatchSink {
@@ -121,30 +110,19 @@ impl ScanSink for BatchSink {
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError> {
-        self.current.checkpoints.push((self.current.len, checkpoint));
+        self.current.checkpoints.push((self.current.plain.len(), checkpoint));
         Ok(())
     }
 
     fn plain(&mut self, mut bytes: &[u8]) -> Result<(), DecodeError> {
         while !bytes.is_empty() {
-            let room = self.room()?;
-            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
-            room[..now.len()].copy_from_slice(now);
-            self.filled(now.len())?;
+            if self.current.plain.len() >= BATCH {
+                self.flush()?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(BATCH - self.current.plain.len()));
+            self.current.plain.extend_from_slice(now);
             bytes = later;
         }
-        Ok(())
-    }
-
-    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
-        if BATCH - self.current.len < MIN_ROOM {
-            self.flush()?;
-        }
-        Ok(&mut self.current.room[self.current.len..])
-    }
-
-    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
-        self.current.len += n;
         Ok(())
     }
 
@@ -178,9 +156,9 @@ mod tests {
         });
         let (mut all, mut seen) = (Vec::new(), Vec::new());
         while let Some(Work::Batch(batch)) = inbox.next() {
-            assert!(batch.plain().len() <= BATCH);
+            assert!(batch.plain.len() <= BATCH);
             seen.extend(batch.checkpoints.iter().map(|(at, _)| all.len() + at));
-            all.extend_from_slice(batch.plain());
+            all.extend_from_slice(&batch.plain);
             inbox.recycle(batch);
         }
         producer.join().expect("no panic");

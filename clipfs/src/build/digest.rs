@@ -8,7 +8,7 @@ use super::chunks::ChunkTable;
 use super::twin::Twin;
 use crate::decode::scan::RawWindow;
 use crate::decode::tar::{TarLimits, TarScanner};
-use crate::decode::{DecodeError, window::Encoder};
+use crate::decode::{DecodeError, window};
 use crate::image::{LayerEntries, MergeError};
 use crate::oci::Digest;
 
@@ -59,13 +59,13 @@ impl From<DecodeError> for Fault {
 /// the right ones decides what the fault means.
 pub(super) fn run(inbox: &Inbox, windows: File, limits: TarLimits) -> Digested {
     let mut twin = Twin::default();
-    let mut state = Digester::new(windows, limits);
+    let mut state = Ok(Digester::new(windows, limits));
     while let Some(work) = inbox.next() {
         match work {
             Work::Compressed(portion) => twin.compressed(portion),
             Work::Batch(batch) => {
                 if state.is_ok() {
-                    twin.plain(batch.plain());
+                    twin.plain(&batch.plain);
                 }
                 state = state.and_then(|mut digester| digester.batch(&batch).map(|()| digester));
                 inbox.recycle(batch);
@@ -84,25 +84,23 @@ struct Digester {
     chunks: ChunkTable,
     tar: TarScanner,
     entries: LayerEntries,
-    encoder: Encoder,
     windows: BufWriter<File>,
     windows_len: u64,
 }
 
 impl Digester {
-    fn new(windows: File, limits: TarLimits) -> Result<Self, Fault> {
-        Ok(Self {
+    fn new(windows: File, limits: TarLimits) -> Self {
+        Self {
             chunks: ChunkTable::default(),
             tar: TarScanner::new(limits),
             entries: LayerEntries::default(),
-            encoder: Encoder::new()?,
             windows: BufWriter::with_capacity(256 << 10, windows),
             windows_len: 0,
-        })
+        }
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), Fault> {
-        let plain = batch.plain();
+        let plain = &batch.plain[..];
         let mut done = 0;
         for (at, checkpoint) in &batch.checkpoints {
             self.chunks.update(&plain[done..*at]);
@@ -130,7 +128,7 @@ impl Digester {
     }
 
     fn window(&mut self, raw: &RawWindow) -> Result<(), Fault> {
-        let encoded = self.encoder.encode(raw)?;
+        let encoded = window::encode(raw)?;
         let too_long = || DecodeError::Io(io::Error::other("encoded window is longer than 4 GiB"));
         let len = u32::try_from(encoded.len()).map_err(|_| too_long())?;
         self.windows.write_all(&encoded).map_err(Fault::Spill)?;

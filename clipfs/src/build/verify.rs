@@ -267,7 +267,7 @@ impl<'a> LayerCheck<'a> {
         let mut decode = || -> Result<(), DecodeError> {
             let window = self.index.window(self.layer, number(0))?;
             let lens = run.iter().map(|c| c.plain_len).collect();
-            let mut decoder = RunDecoder::new(self.info.compression, start.bit, window.as_deref(), lens)?;
+            let mut decoder = RunDecoder::new(self.info.compression, start.bit, window.as_ref(), lens)?;
             cursor.seek(start.comp_offset, input)?;
             while cursor.position < end {
                 let bytes = cursor.take(end, input)?;

@@ -27,7 +27,7 @@ struct FreedReport {
     disk_bytes: u64,
 }
 
-/// Runs the command. Blocking: called from a blocking thread.
+/// Runs the command. Blocking: called without a runtime.
 pub(super) fn run(context: &Context, command: &CacheCommand) -> Result<(), Failure> {
     let settings = &context.settings;
     let store = Store::open(StoreOptions {

@@ -4,16 +4,22 @@
 //! a trailer: CRC-32 and length of its plain bytes. A deflate stream is a series of blocks (RFC 1951
 //! section 3.2.3) that start at any bit; a block's matches reach back up to 32 KiB (section 3.2.1) into earlier
 //! blocks of the same member, never into another member. So decoding can start at a member with nothing, and at a block
-//! with the 32 KiB before it.
+//! with the 32 KiB before it; and, given the block's header, between any two symbols of a block, which is what blocks that
+//! are longer than a chunk need: see `blocks.rs`.
 
-use std::collections::VecDeque;
+mod blocks;
+mod output;
+mod run;
 
+use super::block::BlockHeader;
 use super::inflate::{Inflate, Stop, crc32};
 use super::pass::Pass;
-use super::scan::{RawWindow, ScanSummary};
-use super::window::MAX_WINDOW;
+use super::scan::ScanSummary;
 use super::{Compression, DecodeError, Resume};
-use crate::num::{to_u64, to_usize};
+use crate::num::to_usize;
+use blocks::Blocks;
+use output::{Output, Windows};
+pub(super) use run::Run;
 
 /// ID1, ID2, and CM = 8 for deflate, the only method there is (RFC 1952 section 2.3.1).
 pub(super) const MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
@@ -33,10 +39,6 @@ const MAX_HEADER: usize = 10 + (2 + 0xffff) + 2 * MAX_NAME + 2;
 
 /// CRC-32 and ISIZE (RFC 1952 section 2.3.1).
 const TRAILER: usize = 8;
-
-/// Most compressed bytes that are kept with a window. 32 KiB of output take at most 61 KiB of 15-bit literals and their
-/// block headers; only a stream padded with empty blocks takes more.
-const MAX_FOLLOWING: usize = 128 << 10;
 
 /// Length of the member header that `bytes` start with; `None`: it is not complete yet.
 ///
@@ -84,6 +86,7 @@ fn header_len(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
 pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
     pass.set_format("gzip");
     let mut inflate = Inflate::new().map_err(|reason| pass.corrupt(reason))?;
+    let mut output = Output::new();
     let mut comp_end = 0;
     while pass.fill(1)? {
         if pass.available()[0] == 0 {
@@ -97,8 +100,9 @@ pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
         }
         skip_header(pass)?;
         inflate.reset();
+        output.reset();
         let plain_before = pass.plain_total();
-        let crc = scan_body(pass, &mut inflate)?;
+        let crc = scan_body(pass, &mut inflate, &mut output)?;
         let plain = pass.plain_total() - plain_before;
         check_trailer(pass, crc, plain)?;
         if plain > 0 {
@@ -140,217 +144,115 @@ fn check_trailer(pass: &mut Pass<'_>, crc: u32, plain: u64) -> Result<(), Decode
 ///
 /// Stopping at every block would cost time, so inflate runs freely until the chunk is one byte short of its
 /// length, and stops at blocks from there on. Boundaries before that point pass unseen, the ones that matter
-/// do not: the same stream gives the same checkpoints however it arrives.
-fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate) -> Result<u32, DecodeError> {
-    let mut windows = Windows::default();
+/// do not: the same stream gives the same checkpoints however it arrives. When no boundary comes for long, inflate is given bit
+/// after bit until it stands between two symbols, and the chunk ends there.
+fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) -> Result<u32, DecodeError> {
+    let mut body = Body { windows: Windows::default(), blocks: Blocks::start(pass), fed: 0 };
     let mut crc = 0;
     loop {
-        let free = (pass.chunk() - 1).saturating_sub(pass.since());
-        let stop = if free > 0 { Stop::Never } else { Stop::Block };
-        let most = if free > 0 { to_usize(free) } else { usize::MAX };
-        let (input, room) = pass.buffers()?;
-        let len = room.len().min(most).min(windows.wanted());
-        let step = match inflate.step(input, &mut room[..len], stop) {
-            Ok(step) => step,
-            Err(reason) => return Err(pass.corrupt(reason)),
+        let free = if body.blocks.watched() { 0 } else { (pass.chunk() - 1).saturating_sub(pass.since()) };
+        let until_due = body.blocks.due(pass.chunk()).map(|due| due.saturating_sub(pass.since()));
+        let due = until_due == Some(0);
+        let (stop, most) = match until_due {
+            _ if free > 0 => (Stop::Never, to_usize(free)),
+            Some(1..) => (Stop::Block, until_due.map_or(0, to_usize)),
+            _ => (Stop::Block, usize::MAX),
         };
-        crc = crc32(crc, &room[..step.produced]);
-        windows.feed(&pass.available()[..step.consumed]);
-        pass.consume(step.consumed)?;
-        if let Some(chunk) = pass.filled(step.produced)? {
-            windows.begin(chunk);
+        let room = output.room();
+        let len = room.len().min(most).min(body.windows.wanted());
+        let room = &mut room[..len];
+        let input = if due { &[] } else { pass.available() };
+        let step = inflate.step(input, room, stop).map_err(|reason| pass.corrupt(reason))?;
+        body.consume(step.consumed, pass)?;
+        let plain = output.advance(step.produced);
+        crc = crc32(crc, plain);
+        if let Some(chunk) = pass.plain(plain)? {
+            body.windows.begin(chunk);
         }
-        windows.progress(step.produced, pass)?;
+        body.windows.progress(step.produced, pass)?;
         if step.ended {
-            windows.end(pass)?;
+            body.windows.end(pass)?;
             return Ok(crc);
         }
-        match step.boundary {
-            Some(unused) if !pass.is_pending() && pass.since() >= pass.chunk() => {
-                let bit = pass.offset() * 8 - u64::from(unused);
-                let in_byte = u8::try_from(bit % 8).unwrap_or(0);
-                let shared = to_usize(pass.offset() - bit / 8);
-                windows.candidate(inflate.window(), in_byte, pass.consumed_tail(shared));
-                pass.mark(bit / 8, in_byte, Resume::Window);
+        if let Some(unused) = step.boundary {
+            let at = body.finish_byte(unused, inflate, pass)?;
+            body.blocks.boundary();
+            if !pass.is_pending() && pass.since() >= pass.chunk() {
+                body.mark(at, None, output, pass);
             }
-            None if step.consumed == 0 && step.produced == 0 => {
-                if !pass.available().is_empty() {
-                    return Err(pass.corrupt("no progress"));
+        } else if due && step.produced < len {
+            if let Some(unused) = inflate.between_symbols() {
+                let at = body.finish_byte(unused, inflate, pass)?;
+                if let Some(header) = body.blocks.header(pass) {
+                    body.mark(at, Some(header), output, pass);
                 }
-                if !pass.fill(1)? {
-                    return Err(pass.truncated());
-                }
+            } else {
+                body.feed_bit(inflate, pass)?;
             }
-            _ => {}
+        } else if step.consumed == 0 && step.produced == 0 {
+            if !pass.available().is_empty() {
+                return Err(pass.corrupt("no progress"));
+            }
+            if !pass.fill(1)? {
+                return Err(pass.truncated());
+            }
         }
     }
 }
 
-/// Windows whose following bytes are still being collected.
-#[derive(Default)]
-struct Windows {
-    /// Of the pending checkpoint.
-    candidate: Option<Collecting>,
-    /// In checkpoint order; older ones are complete first.
-    begun: VecDeque<Collecting>,
+/// What the scan of a deflate stream knows besides the bytes.
+struct Body {
+    windows: Windows,
+    blocks: Blocks,
+    /// So many bits of the first available byte were given to inflate already.
+    fed: u8,
 }
 
-struct Collecting {
-    raw: RawWindow,
-    /// Plain bytes that `following` does not yet produce.
-    missing: usize,
-}
-
-impl Windows {
-    fn candidate(&mut self, window: Vec<u8>, bit: u8, shared: &[u8]) {
-        let raw = RawWindow { chunk: 0, window, bit, following: shared.to_vec() };
-        self.candidate = Some(Collecting { raw, missing: MAX_WINDOW });
+impl Body {
+    fn consume(&mut self, n: usize, pass: &mut Pass<'_>) -> Result<(), DecodeError> {
+        self.windows.feed(&pass.available()[..n]);
+        pass.consume(n)
     }
 
-    /// The pending checkpoint has become the start of `chunk`.
-    fn begin(&mut self, chunk: u32) {
-        if let Some(mut collecting) = self.candidate.take() {
-            collecting.raw.chunk = chunk;
-            self.begun.push_back(collecting);
+    /// Gives inflate one more bit.
+    fn feed_bit(&mut self, inflate: &mut Inflate, pass: &mut Pass<'_>) -> Result<(), DecodeError> {
+        if !pass.fill(1)? {
+            return Err(pass.truncated());
         }
-    }
-
-    /// How many plain bytes to produce at most before looking at the windows again.
-    fn wanted(&self) -> usize {
-        self.begun.front().or(self.candidate.as_ref()).map_or(usize::MAX, |oldest| oldest.missing)
-    }
-
-    /// More compressed bytes.
-    fn feed(&mut self, bytes: &[u8]) {
-        for collecting in self.begun.iter_mut().chain(&mut self.candidate) {
-            let following = &mut collecting.raw.following;
-            let room = MAX_FOLLOWING.saturating_sub(following.len());
-            following.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        }
-    }
-
-    /// They produced so many plain bytes. Hands complete windows over.
-    fn progress(&mut self, produced: usize, pass: &mut Pass<'_>) -> Result<(), DecodeError> {
-        for collecting in &mut self.begun {
-            collecting.missing = collecting.missing.saturating_sub(produced);
-        }
-        let complete = |c: &Collecting| c.missing == 0 || c.raw.following.len() >= MAX_FOLLOWING;
-        while self.begun.front().is_some_and(complete) {
-            self.begun.pop_front().map_or(Ok(()), |collecting| pass.sink().window(collecting.raw))?;
+        inflate.prime(1, pass.available()[0] >> self.fed);
+        self.fed += 1;
+        if self.fed == 8 {
+            self.fed = 0;
+            self.consume(1, pass)?;
         }
         Ok(())
     }
 
-    /// The deflate stream has ended.
-    fn end(&mut self, pass: &mut Pass<'_>) -> Result<(), DecodeError> {
-        self.candidate = None;
-        self.begun.drain(..).try_for_each(|collecting| pass.sink().window(collecting.raw))
-    }
-}
-
-/// Inflates a run of chunks. Checksums are not looked at: a chunk's digest covers its bytes.
-#[derive(Debug)]
-pub(super) struct Run {
-    inflate: Inflate,
-    state: State,
-    /// Compressed bytes taken so far.
-    offset: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    /// In a member header, of which these bytes have come.
-    Header(Vec<u8>),
-    /// Before a first byte whose low bits are not ours.
-    Prime(u8),
-    Body,
-    /// In a trailer, of which so many bytes are to come.
-    Trailer(usize),
-}
-
-impl Run {
-    /// `window`: `None` at a member's start. `bit` is at most 7.
-    pub(super) fn new(bit: u8, window: Option<&[u8]>) -> Result<Self, DecodeError> {
-        let mut inflate = Inflate::new().map_err(|reason| corrupt(0, reason))?;
-        let state = match window {
-            None => State::Header(Vec::new()),
-            Some(window) => {
-                inflate.set_window(window);
-                if bit > 0 { State::Prime(bit) } else { State::Body }
-            }
-        };
-        Ok(Self { inflate, state, offset: 0 })
-    }
-
-    /// Decodes until `output` is full or `input` is used up. Returns how much was consumed and produced.
-    pub(super) fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), DecodeError> {
-        let (mut taken, mut made) = (0, 0);
-        while made < output.len() {
-            let rest = &input[taken..];
-            let used = match &mut self.state {
-                State::Header(held) => {
-                    let whole = if held.is_empty() { header_len(rest) } else { Ok(None) };
-                    let before = held.len();
-                    if let Some(len) = whole.map_err(|reason| corrupt(self.offset, reason))? {
-                        self.state = State::Body;
-                        taken += len;
-                        self.offset += to_u64(len);
-                        continue;
-                    }
-                    held.extend_from_slice(&rest[..rest.len().min(MAX_HEADER - before)]);
-                    match header_len(held).map_err(|reason| corrupt(self.offset, reason))? {
-                        Some(len) => {
-                            self.state = State::Body;
-                            len - before
-                        }
-                        None => held.len() - before,
-                    }
-                }
-                State::Prime(bit) => match rest.first() {
-                    Some(byte) => {
-                        self.inflate.prime(8 - *bit, byte >> *bit);
-                        self.state = State::Body;
-                        1
-                    }
-                    None => 0,
-                },
-                State::Body => {
-                    let step = self
-                        .inflate
-                        .step(rest, &mut output[made..], Stop::Never)
-                        .map_err(|reason| corrupt(self.offset, reason))?;
-                    made += step.produced;
-                    if step.ended {
-                        self.inflate.reset();
-                        self.state = State::Trailer(TRAILER);
-                    } else if step.consumed == 0 && step.produced == 0 {
-                        break;
-                    }
-                    taken += step.consumed;
-                    self.offset += to_u64(step.consumed);
-                    continue;
-                }
-                State::Trailer(left) => {
-                    let n = rest.len().min(*left);
-                    *left -= n;
-                    if *left == 0 {
-                        self.state = State::Header(Vec::new());
-                    }
-                    n
-                }
-            };
-            if used == 0 {
-                break;
-            }
-            taken += used;
-            self.offset += to_u64(used);
+    /// Gives inflate the rest of a byte of which it has had bits: it counts on whole ones where a block or the stream ends. Returns
+    /// the place in the compressed stream, in bits, that lies `unused` bits before what it had until now.
+    fn finish_byte(
+        &mut self,
+        unused: u32,
+        inflate: &mut Inflate,
+        pass: &mut Pass<'_>,
+    ) -> Result<u64, DecodeError> {
+        let at = pass.offset() * 8 + u64::from(self.fed) - u64::from(unused);
+        if self.fed > 0 {
+            inflate.prime(8 - self.fed, pass.available()[0] >> self.fed);
+            self.fed = 0;
+            self.consume(1, pass)?;
         }
-        Ok((taken, made))
+        Ok(at)
     }
-}
 
-fn corrupt(offset: u64, reason: &str) -> DecodeError {
-    DecodeError::Corrupt { format: "gzip", offset, reason: reason.into() }
+    /// A chunk may start at bit `at` of the compressed stream; inside a block if there is a header.
+    fn mark(&mut self, at: u64, header: Option<BlockHeader>, output: &Output, pass: &mut Pass<'_>) {
+        let bit = u8::try_from(at % 8).unwrap_or(0);
+        let shared = to_usize(pass.offset() - at / 8);
+        self.windows.candidate(output.window(), bit, header.clone(), pass.consumed_tail(shared));
+        pass.mark(at / 8, bit, Resume::Window);
+        self.blocks.mark(pass, at, output.window(), header);
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A safe face for the raw inflater of `libz-rs-sys` (zlib's C interface, written in Rust).
 //!
 //! The safe Rust interfaces to zlib hide what random access into a deflate stream needs: stopping at block
-//! boundaries (`Z_BLOCK`), starting between two bits (`inflatePrime`) and starting with a given window
-//! (`inflateSetDictionary`). Everything here is raw deflate (RFC 1951): gzip's headers and trailers
+//! boundaries (`Z_BLOCK`) and behind block headers (`Z_TREES`), telling whether a symbol has begun (`inflateMark`), starting
+//! between two bits (`inflatePrime`) and starting with a given window (`inflateSetDictionary`). Everything here is raw deflate (RFC 1951): gzip's headers and trailers
 //! are [`super::gzip`]'s. This is the one place of `decode` that needs `unsafe`.
 #![expect(unsafe_code, reason = "zlib's interface is C's: raw pointers into buffers that we hold")]
 
@@ -10,6 +10,9 @@ use std::ffi::{CStr, c_int};
 use std::fmt;
 
 use libz_rs_sys as z;
+
+use super::block::BlockHeader;
+use crate::num::to_u64;
 
 /// The most that zlib takes or gives in one call: its counters are 32 bits wide.
 const MAX_STEP: usize = 1 << 30;
@@ -21,6 +24,8 @@ pub(super) enum Stop {
     Never,
     /// At the end of each deflate block, before the next one's header.
     Block,
+    /// At the end of each block, and behind each header. Not for stored blocks: zlib-rs 0.6 reads their header twice.
+    Header,
 }
 
 /// What a call has done.
@@ -77,12 +82,17 @@ impl Inflate {
         debug_assert_eq!(code, z::Z_OK, "a stream that `new` made can be reset");
     }
 
-    /// Puts the low `bits` bits of `value` in front of the input. Only directly after `new` or `reset`.
+    /// Puts the low `bits` bits of `value`, at most 8, in front of the input: directly after `new`, `reset` or `enter_block`, or where
+    /// a step without input has stopped for want of it.
     pub(super) fn prime(&mut self, bits: u8, value: u8) {
         debug_assert!(bits <= 8, "a byte has no more");
         // SAFETY: the stream was initialised by `new` and is ended only in `drop`.
         let code = unsafe { z::inflatePrime(&mut *self.stream, c_int::from(bits), c_int::from(value)) };
-        debug_assert_eq!(code, z::Z_OK, "a fresh stream has room for eight bits");
+        debug_assert_eq!(
+            code,
+            z::Z_OK,
+            "there is room for eight bits: no symbol part waits for more than fifteen"
+        );
     }
 
     /// Makes the stream go on as if it had produced `window` before.
@@ -95,16 +105,53 @@ impl Inflate {
         debug_assert_eq!(code, z::Z_OK, "a raw stream takes any dictionary");
     }
 
-    /// The last bytes produced since `new` or `reset`, at most 32 KiB.
-    pub(super) fn window(&mut self) -> Vec<u8> {
-        let mut window = vec![0; super::window::MAX_WINDOW];
-        let mut len = 0;
-        // SAFETY: the stream was initialised by `new` and is ended only in `drop`; `window` is writable for 32 KiB, the
-        // most that zlib keeps of a raw stream (window bits 15), and does not overlap with it.
-        let code = unsafe { z::inflateGetDictionary(&*self.stream, window.as_mut_ptr(), &mut len) };
-        debug_assert_eq!(code, z::Z_OK, "a stream that `new` made has a window");
-        window.truncate(crate::num::idx(len));
-        window
+    /// Makes the stream go on as if it had just read `header`: with the block's first symbol, or with any later one.
+    /// Only directly after `new`, `reset` or `set_window`; `prime` may follow.
+    ///
+    /// # Errors
+    /// It is no header, or not only that.
+    pub(super) fn enter_block(&mut self, header: &BlockHeader) -> Result<(), &'static str> {
+        let end = self.read_header(header.bytes())?;
+        if end != Some(header.bits()) {
+            return Err("not exactly one block header");
+        }
+        // Negative: the unused bits of the last byte are dropped.
+        // SAFETY: the stream was initialised by `new` and is ended only in `drop`.
+        let code = unsafe { z::inflatePrime(&mut *self.stream, -1, 0) };
+        debug_assert_eq!(code, z::Z_OK, "bits can always be dropped");
+        Ok(())
+    }
+
+    /// Reads the header of a block that is not stored, with which `input` starts; returns how many bits of `input` it took.
+    /// `None`: it is not complete. Bits that were primed before count as negative ones: what is returned is where it ends.
+    ///
+    /// # Errors
+    /// It is no header.
+    pub(super) fn read_header(&mut self, input: &[u8]) -> Result<Option<u64>, &'static str> {
+        let step = self.step(input, &mut [], Stop::Header)?;
+        let state = self.state();
+        // zlib.h: plus 256 right behind a header.
+        if step.ended || state & 256 == 0 {
+            return Ok(None);
+        }
+        Ok((to_u64(step.consumed) * 8).checked_sub(u64::from(state & 63)))
+    }
+
+    /// How many bits of the input that was taken (over all calls) are unused, if the decoder stands between two symbols of a block.
+    /// Only inside a block that is not stored, after a step without input that left room in the output.
+    pub(super) fn between_symbols(&self) -> Option<u32> {
+        // SAFETY: the stream was initialised by `new` and is ended only in `drop`; nothing is read through its pointers.
+        let mark = unsafe { z::inflateMark(&*self.stream) };
+        // zlib.h: above 16 bits, how far back the symbol starts that is being processed; below, how many of its bytes have been
+        // produced. How far cannot be relied on: zlib-rs 0.6 does not count the distance's code. But bits are taken symbol
+        // part by symbol part, each when there are enough: 0 says that there were too few for the first.
+        (mark == 0).then_some(self.state() & 63)
+    }
+
+    /// zlib.h: the number of unused bits of what was taken, plus 64 in the last block, plus 128 right behind a block, plus 256
+    /// right behind a header.
+    fn state(&self) -> u32 {
+        u32::try_from(self.stream.data_type).unwrap_or(0)
     }
 
     /// Inflates from `input` to `output`. Neither consuming nor producing anything, without an end or a boundary,
@@ -125,6 +172,7 @@ impl Inflate {
         let flush = match stop {
             Stop::Never => z::Z_NO_FLUSH,
             Stop::Block => z::Z_BLOCK,
+            Stop::Header => z::Z_TREES,
         };
         // SAFETY: the stream was initialised by `new` and is ended only in `drop`; `next_in` and `next_out` are
         // valid for `avail_in` and `avail_out` bytes until this call returns, and do not overlap.
@@ -133,9 +181,7 @@ impl Inflate {
         let produced = output.len() - crate::num::idx(stream.avail_out);
         match code {
             z::Z_OK | z::Z_BUF_ERROR => {
-                // zlib.h: data_type is the number of unused bits of what was taken, plus 64 in the last block,
-                // plus 128 right behind a block.
-                let state = u32::try_from(stream.data_type).unwrap_or(0);
+                let state = self.state();
                 let boundary = (state & 0b1100_0000 == 128).then_some(state & 63);
                 Ok(Step { consumed, produced, ended: false, boundary })
             }

@@ -1,10 +1,11 @@
 //! What every format's scan shares: input in large blocks, limits, and telling the sink in the right order.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 
 use super::scan::{Checkpoint, ScanLimits, ScanSink, ScanSummary};
 use super::{Compression, DecodeError, MAX_CHUNK, Resume};
-use crate::num::to_u64;
+use crate::num::{to_u64, to_usize};
 
 /// Input is read in pieces of this size, always filled: a decoder that stops at the end of its input then stops
 /// at the same places whatever the sizes of network reads are, which keeps indexes reproducible.
@@ -13,6 +14,9 @@ const BLOCK: usize = 256 << 10;
 /// How many consumed bytes stay in front of the input: a deflate block may begin in a byte that was
 /// consumed already (a bit buffer holds at most 63 bits).
 const LOOKBEHIND: usize = 8;
+
+/// How many bytes may be kept besides twice a chunk's length: deflate makes hardly anything longer.
+const KEEP_SLACK: u64 = 1 << 20;
 
 /// Longest compressed range of a chunk: bounds what one read must fetch. Nothing but padding (empty blocks,
 /// empty members, skippable frames) makes a chunk longer than its plain bytes.
@@ -31,6 +35,10 @@ pub(super) struct Pass<'a> {
     buf: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Consumed buffers that must stay: see [`Pass::keep`].
+    kept: VecDeque<Kept>,
+    keeping: bool,
+    spare: Vec<Box<[u8]>>,
     /// Compressed offset of `buf[start]`.
     offset: u64,
     plain: u64,
@@ -39,6 +47,15 @@ pub(super) struct Pass<'a> {
     /// A chunk that starts with the next plain byte, if there is one.
     pending: Option<Checkpoint>,
     chunks: u32,
+}
+
+/// A buffer whose bytes were consumed.
+struct Kept {
+    /// Its last byte is the last one that was consumed.
+    bytes: Box<[u8]>,
+    len: usize,
+    /// Compressed offset just behind it.
+    end: u64,
 }
 
 impl<'a> Pass<'a> {
@@ -55,6 +72,9 @@ impl<'a> Pass<'a> {
             buf: vec![0; LOOKBEHIND + BLOCK].into_boxed_slice(),
             start: LOOKBEHIND,
             end: LOOKBEHIND,
+            kept: VecDeque::new(),
+            keeping: false,
+            spare: Vec::new(),
             offset: 0,
             plain: 0,
             current: first,
@@ -93,9 +113,7 @@ impl<'a> Pass<'a> {
         if self.available().len() >= min {
             return Ok(true);
         }
-        self.buf.copy_within(self.start - LOOKBEHIND..self.end, 0);
-        self.end -= self.start - LOOKBEHIND;
-        self.start = LOOKBEHIND;
+        self.make_room();
         while self.end < self.buf.len() {
             match self.input.read(&mut self.buf[self.end..]) {
                 Ok(0) => break,
@@ -109,6 +127,51 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(self.available().len() >= min)
+    }
+
+    /// Moves what is available, and what must stay before it, to the front of a buffer.
+    fn make_room(&mut self) {
+        let stays = self.start - LOOKBEHIND..self.end;
+        let len = stays.len();
+        let most = 2 * self.chunk + KEEP_SLACK;
+        if self.keeping && to_u64((self.kept.len() + 1) * BLOCK) > most {
+            self.forget();
+        }
+        if self.keeping {
+            let mut next = self.spare.pop().unwrap_or_else(|| vec![0; self.buf.len()].into_boxed_slice());
+            next[..len].copy_from_slice(&self.buf[stays]);
+            let bytes = std::mem::replace(&mut self.buf, next);
+            self.kept.push_back(Kept { bytes, len: self.start, end: self.offset });
+        } else {
+            self.buf.copy_within(stays, 0);
+        }
+        self.start = LOOKBEHIND;
+        self.end = len;
+    }
+
+    /// From here on, and `LOOKBEHIND` bytes before, consumed bytes stay readable through [`Pass::kept`]: until the next call,
+    /// or until there are more of them than any decent chunk has.
+    pub(super) fn keep(&mut self) {
+        self.forget();
+        self.keeping = true;
+    }
+
+    fn forget(&mut self) {
+        self.spare.extend(self.kept.drain(..).map(|kept| kept.bytes));
+        self.keeping = false;
+    }
+
+    /// The consumed bytes from `offset` on, which must be kept ones, in pieces. `None`: they are not.
+    pub(super) fn kept(&self, offset: u64) -> Option<impl Iterator<Item = &[u8]>> {
+        let here = Some((&self.buf[..self.start], self.offset));
+        let mut at = offset;
+        let pieces = self.kept.iter().map(|kept| (&kept.bytes[..kept.len], kept.end)).chain(here);
+        let pieces = pieces.map(move |(bytes, end)| {
+            let new = to_usize(end.saturating_sub(at));
+            at = at.max(end);
+            &bytes[bytes.len().saturating_sub(new)..]
+        });
+        self.keeping.then_some(pieces)
     }
 
     /// Moves past the first `n` available bytes.
@@ -141,33 +204,11 @@ impl<'a> Pass<'a> {
         self.pending = Some(Checkpoint { plain_offset: self.plain, comp_offset, bit, resume });
     }
 
-    /// Passes plain bytes on, after the checkpoint that is due before them.
-    pub(super) fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+    /// Passes plain bytes on, after the checkpoint that is due before them. Returns its number if there was one.
+    pub(super) fn plain(&mut self, bytes: &[u8]) -> Result<Option<u32>, DecodeError> {
         if bytes.is_empty() {
-            return Ok(());
-        }
-        self.admit(bytes.len())?;
-        self.sink.plain(bytes)
-    }
-
-    /// The input at hand, and where plain bytes may be written.
-    pub(super) fn buffers(&mut self) -> Result<(&[u8], &mut [u8]), DecodeError> {
-        Ok((&self.buf[self.start..self.end], self.sink.room()?))
-    }
-
-    /// `n` plain bytes have been written to the room: passes them on like [`Self::plain`]. Returns the number of the
-    /// checkpoint before them if there was one.
-    pub(super) fn filled(&mut self, n: usize) -> Result<Option<u32>, DecodeError> {
-        if n == 0 {
             return Ok(None);
         }
-        let begun = self.admit(n)?;
-        self.sink.filled(n)?;
-        Ok(begun)
-    }
-
-    /// Counts the next `n` plain bytes and tells the checkpoint that is due before them.
-    fn admit(&mut self, n: usize) -> Result<Option<u32>, DecodeError> {
         let mut begun = None;
         if let Some(checkpoint) = self.pending.take() {
             if self.chunks > 0 {
@@ -178,13 +219,14 @@ impl<'a> Pass<'a> {
             self.current = checkpoint;
             self.sink.checkpoint(checkpoint)?;
         }
-        self.plain += to_u64(n);
+        self.plain += to_u64(bytes.len());
         if self.plain > self.max_plain {
             return Err(DecodeError::TooLarge(self.max_plain));
         }
         if self.plain - self.current.plain_offset > u64::from(MAX_CHUNK) {
             return Err(self.too_long());
         }
+        self.sink.plain(bytes)?;
         Ok(begun)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::MAX_WINDOW;
+use super::window::{MAX_WINDOW, Window};
 use super::{Compression, DecodeError, MAX_CHUNK, gzip, zstd};
 use crate::num::{idx, to_u64};
 
@@ -22,6 +22,8 @@ pub struct RunDecoder {
     chunk: usize,
     /// Its bytes so far are the first `filled` ones.
     out: Vec<u8>,
+    /// A buffer for the next chunk, with anything in it.
+    spare: Vec<u8>,
     filled: usize,
 }
 
@@ -36,16 +38,16 @@ enum Engine {
 pub type OnChunk<'a> = dyn FnMut(usize, Vec<u8>) -> Result<(), DecodeError> + 'a;
 
 impl RunDecoder {
-    /// `bit` and `window` (plain, as [`super::window::decode`] gives it) describe the first chunk; `window` is `Some`,
+    /// `bit` and `window` (as [`super::window::decode`] gives it) describe the first chunk; `window` is `Some`,
     /// if only of nothing, exactly when that chunk is `Resume::Window`. `lens` are the plain lengths of all chunks of
     /// the run, each 1 ..= [`MAX_CHUNK`].
     ///
     /// # Errors
-    /// A window that is too long or where none belongs, a `bit` or a length out of bounds.
+    /// A window that is too long or where none belongs, a block header that is none, a `bit` or a length out of bounds.
     pub fn new(
         compression: Compression,
         bit: u8,
-        window: Option<&[u8]>,
+        window: Option<&Window>,
         lens: Vec<u32>,
     ) -> Result<Self, DecodeError> {
         let format = format_name(compression);
@@ -53,7 +55,7 @@ impl RunDecoder {
         if lens.iter().any(|len| *len == 0 || *len > MAX_CHUNK) {
             return Err(invalid("chunk length out of bounds"));
         }
-        if window.is_some_and(|window| window.len() > MAX_WINDOW) {
+        if window.is_some_and(|window| window.bytes.len() > MAX_WINDOW) {
             return Err(invalid("window too long"));
         }
         if bit > 7 || (window.is_none() && bit > 0) || (window.is_some() && compression != Compression::Gzip)
@@ -65,7 +67,12 @@ impl RunDecoder {
             Compression::Gzip => Engine::Gzip(Box::new(gzip::Run::new(bit, window)?)),
             Compression::Zstd => Engine::Zstd(zstd::Run::new()?),
         };
-        Ok(Self { engine, lens: lens.into(), chunk: 0, out: Vec::new(), filled: 0 })
+        Ok(Self { engine, lens: lens.into(), chunk: 0, out: Vec::new(), spare: Vec::new(), filled: 0 })
+    }
+
+    /// Gives a buffer to decode the next chunk into, so that no fresh memory is needed. What stands in it does not matter.
+    pub fn give(&mut self, buffer: Vec<u8>) {
+        self.spare = buffer;
     }
 
     /// Feeds the next compressed bytes; hands over every chunk that they complete, in order. Never produces
@@ -82,7 +89,10 @@ impl RunDecoder {
             if self.filled == self.out.len() {
                 // All of what is allocated has been filled: an honest index, so far.
                 let more = self.out.len().max(FIRST_ALLOCATION).min(len - self.filled);
-                if self.out.is_empty() {
+                if self.out.is_empty() && !self.spare.is_empty() {
+                    self.out = std::mem::take(&mut self.spare);
+                    self.out.truncate(len);
+                } else if self.out.is_empty() {
                     self.out = vec![0; more];
                 } else {
                     self.out.reserve_exact(more);
@@ -133,7 +143,7 @@ impl RunDecoder {
 pub fn decode_chunk(
     compression: Compression,
     bit: u8,
-    window: Option<&[u8]>,
+    window: Option<&Window>,
     input: &[u8],
     len: u32,
 ) -> Result<Vec<u8>, DecodeError> {
@@ -159,16 +169,17 @@ mod tests {
 
     #[test]
     fn refuses_impossible_checkpoints() {
-        let long = vec![0; MAX_WINDOW + 1];
-        let cases: [(Compression, u8, Option<&[u8]>, u32); 8] = [
+        let long = Window { bytes: vec![0; MAX_WINDOW + 1], header: None };
+        let empty = Window { bytes: Vec::new(), header: None };
+        let cases: [(Compression, u8, Option<&Window>, u32); 8] = [
             (Compression::Gzip, 0, None, 0),
             (Compression::Gzip, 0, None, MAX_CHUNK + 1),
             (Compression::Gzip, 0, Some(&long), 1),
-            (Compression::Gzip, 8, Some(&[]), 1),
+            (Compression::Gzip, 8, Some(&empty), 1),
             (Compression::Gzip, 1, None, 1),
-            (Compression::Zstd, 0, Some(&[]), 1),
+            (Compression::Zstd, 0, Some(&empty), 1),
             (Compression::Zstd, 1, None, 1),
-            (Compression::None, 0, Some(&[]), 1),
+            (Compression::None, 0, Some(&empty), 1),
         ];
         for (compression, bit, window, len) in cases {
             let refused = RunDecoder::new(compression, bit, window, vec![len]);

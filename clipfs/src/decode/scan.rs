@@ -5,6 +5,7 @@
 
 use std::io::Read;
 
+use super::block::BlockHeader;
 use super::pass::Pass;
 use super::{Compression, DecodeError, Resume, gzip, zstd};
 use crate::num::to_usize;
@@ -24,7 +25,7 @@ pub struct Checkpoint {
 }
 
 /// A gzip checkpoint's window, with what is needed to tell which of its bytes matter:
-/// see [`super::window::Encoder`].
+/// see [`super::window::encode`].
 #[derive(Debug, Clone)]
 pub struct RawWindow {
     /// Which checkpoint it belongs to: the n-th that was handed to [`ScanSink::checkpoint`], from 0.
@@ -33,13 +34,12 @@ pub struct RawWindow {
     pub window: Vec<u8>,
     /// As in [`Checkpoint::bit`].
     pub bit: u8,
+    /// Of the block that the checkpoint lies in, if it lies in one and not between two.
+    pub header: Option<BlockHeader>,
     /// Compressed bytes from the checkpoint's `comp_offset` on: enough to decode the first 32 KiB after it
     /// (fewer only where the deflate stream ends).
     pub following: Vec<u8>,
 }
-
-/// Least length of [`ScanSink::room`]: inflating into less is slow, and 32 KiB more of history are copied each time.
-pub const MIN_ROOM: usize = 64 << 10;
 
 /// Receives what [`scan`] finds, in stream order.
 pub trait ScanSink {
@@ -49,13 +49,8 @@ pub trait ScanSink {
     /// call is for plain offset 0. Offsets grow, so a chunk ends where the next one starts, in the plain stream as
     /// in the compressed one (there including the byte that a next chunk's `bit` shares).
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError>;
-    /// The next plain bytes, never none.
+    /// The next plain bytes.
     fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError>;
-    /// Where a decoder can write the next plain bytes itself instead of handing them to [`ScanSink::plain`], which saves a
-    /// copy: at least [`MIN_ROOM`] bytes. Asking again without telling [`ScanSink::filled`] gives the same room.
-    fn room(&mut self) -> Result<&mut [u8], DecodeError>;
-    /// The first `n` bytes of the room, at least one, are the next plain bytes: as if they had been handed to `plain`.
-    fn filled(&mut self, n: usize) -> Result<(), DecodeError>;
     /// The window of an earlier `Resume::Window` checkpoint, in checkpoint order.
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError>;
 }

@@ -1,5 +1,6 @@
 //! Scans random layers and decodes them again, chunk by chunk and in runs.
 
+mod long_blocks;
 mod odd;
 
 use std::io::Write as _;
@@ -7,7 +8,7 @@ use std::io::Write as _;
 use proptest::prelude::*;
 
 use super::run::{RunDecoder, decode_chunk};
-use super::scan::{Checkpoint, MIN_ROOM, RawWindow, ScanLimits, ScanSink, ScanSummary, scan};
+use super::scan::{Checkpoint, RawWindow, ScanLimits, ScanSink, ScanSummary, scan};
 use super::{Compression, DecodeError, Resume, window};
 use crate::num::{idx, to_u64, to_usize};
 
@@ -18,7 +19,6 @@ struct Recorder {
     plain: Vec<u8>,
     checkpoints: Vec<Checkpoint>,
     windows: Vec<Vec<u8>>,
-    room: Vec<u8>,
 }
 
 impl ScanSink for Recorder {
@@ -43,16 +43,6 @@ impl ScanSink for Recorder {
         Ok(())
     }
 
-    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
-        self.room.resize(MIN_ROOM, 0);
-        Ok(&mut self.room)
-    }
-
-    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
-        let room = std::mem::take(&mut self.room);
-        self.plain(&room[..n])
-    }
-
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError> {
         let at = idx(window.chunk);
         assert!(at >= self.windows.len(), "windows out of order");
@@ -62,7 +52,7 @@ impl ScanSink for Recorder {
         assert!(self.plain[..plain].ends_with(&window.window));
         assert!(self.compressed[to_usize(checkpoint.comp_offset)..].starts_with(&window.following));
         self.windows.resize(at + 1, Vec::new());
-        self.windows[at] = window::Encoder::new()?.encode(&window)?;
+        self.windows[at] = window::encode(&window)?;
         Ok(())
     }
 }
@@ -112,7 +102,7 @@ impl Scanned {
         to_usize(checkpoints[chunk].comp_offset)..to_usize(end)
     }
 
-    fn window(&self, chunk: usize) -> Option<Vec<u8>> {
+    fn window(&self, chunk: usize) -> Option<window::Window> {
         let window = self.recorder.checkpoints[chunk].resume == Resume::Window;
         window.then(|| window::decode(&self.recorder.windows[chunk]).unwrap())
     }
@@ -122,7 +112,7 @@ impl Scanned {
         let lens = chunks.clone().map(|n| u32::try_from(self.plain_range(n).len()).unwrap()).collect();
         let window = self.window(chunks.start);
         let bit = self.recorder.checkpoints[chunks.start].bit;
-        let mut run = RunDecoder::new(self.summary.compression, bit, window.as_deref(), lens).unwrap();
+        let mut run = RunDecoder::new(self.summary.compression, bit, window.as_ref(), lens).unwrap();
         let mut out = Vec::new();
         let comp = self.comp_range(chunks.start).start..self.comp_range(chunks.end - 1).end;
         for part in blob[comp].chunks(piece) {
@@ -163,7 +153,7 @@ fn check(blob: &[u8], plain: &[u8], compression: Compression, chunk: u32, piece:
         let bytes = decode_chunk(
             compression,
             checkpoint.bit,
-            scanned.window(n).as_deref(),
+            scanned.window(n).as_ref(),
             &blob[scanned.comp_range(n)],
             u32::try_from(expected.len()).unwrap(),
         );
@@ -353,13 +343,13 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let from = scanned.recorder.checkpoints[chunk].bit;
-        if let Ok(out) = decode_chunk(Compression::Gzip, from, scanned.window(chunk).as_deref(), &bytes, len) {
+        if let Ok(out) = decode_chunk(Compression::Gzip, from, scanned.window(chunk).as_ref(), &bytes, len) {
             prop_assert_eq!(out.len(), idx(len));
         }
         let mut window = scanned.recorder.windows.get(chunk).cloned().unwrap_or_default();
         if let Some(byte) = window.get_mut(at % 64) {
             *byte ^= 1 << bit;
-            prop_assert!(window::decode(&window).map_or(0, |window| window.len()) <= window::MAX_WINDOW);
+            prop_assert!(window::decode(&window).map_or(0, |window| window.bytes.len()) <= window::MAX_WINDOW);
         }
     }
 

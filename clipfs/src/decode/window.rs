@@ -6,11 +6,10 @@
 //!
 //! Encoded form: one byte that says what follows (0: nothing, no byte matters; 1: bytes; 2: a zstd frame of bytes); the
 //! bytes are the window from the first one that matters to its end, where the checkpoint is. A list of runs with their
-//! bytes, instead of a window with zeros in between, was measured to be as long.
-
-use std::fmt;
+//! bytes, instead of a window with zeros in between, was measured to be as long. Plus 4: the block's header comes first.
 
 use super::DecodeError;
+use super::block::BlockHeader;
 use super::inflate::{Inflate, Stop};
 use super::scan::RawWindow;
 
@@ -23,105 +22,90 @@ const NOTHING: u8 = 0;
 const RAW: u8 = 1;
 /// A zstd frame follows.
 const ZSTD: u8 = 2;
+/// Added to the above: the checkpoint lies inside a block, whose header comes first.
+const INSIDE: u8 = 4;
 
 /// Level 19 takes 35 times as long and gains 3 %.
 const LEVEL: i32 = 7;
 
-/// Encodes windows for the index, one after another: what that takes is kept, for allocating and clearing it takes a
-/// quarter of the time.
-pub struct Encoder {
-    compressor: zstd::bulk::Compressor<'static>,
-    inflate: Inflate,
-    /// Probing windows: see [`position_bytes`].
-    low: Vec<u8>,
-    high: Vec<u8>,
-    /// What they come out as.
-    from_low: Vec<u8>,
-    from_high: Vec<u8>,
+/// What decoding needs to start at a `Resume::Window` checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The plain bytes before the checkpoint, at most [`MAX_WINDOW`], those that matter at their places.
+    pub bytes: Vec<u8>,
+    /// Of the block that the checkpoint lies in; `None` between two blocks.
+    pub header: Option<BlockHeader>,
 }
 
-impl fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Encoder").finish_non_exhaustive()
-    }
-}
-
-impl Encoder {
-    /// An encoder.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn new() -> Result<Self, DecodeError> {
-        let (low, high) = (0..MAX_WINDOW).map(position_bytes).unzip();
-        Ok(Self {
-            compressor: zstd::bulk::Compressor::new(LEVEL).map_err(|error| corrupt(&error.to_string()))?,
-            inflate: Inflate::new().map_err(corrupt)?,
-            low,
-            high,
-            from_low: vec![0; MAX_WINDOW],
-            from_high: vec![0; MAX_WINDOW],
-        })
-    }
-
-    /// Encodes a window: bytes that the 32 KiB behind the checkpoint never refer to are dropped. Deterministic: what
-    /// was encoded before makes no difference.
-    ///
-    /// # Errors
-    /// `following` does not decode, or there is more window than [`MAX_WINDOW`].
-    pub fn encode(&mut self, raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
-        if raw.window.len() > MAX_WINDOW {
-            return Err(corrupt("window too long"));
-        }
-        let sparse = self.sparse(raw)?;
-        if sparse.is_empty() {
-            return Ok(vec![NOTHING]);
-        }
-        let frame = self.compressor.compress(&sparse).map_err(|error| corrupt(&error.to_string()))?;
-        let (form, body) = if frame.len() < sparse.len() { (ZSTD, frame) } else { (RAW, sparse) };
-        let mut encoded = Vec::with_capacity(1 + body.len());
-        encoded.push(form);
-        encoded.extend(body);
-        Ok(encoded)
-    }
-
-    /// The window from the first byte that matters on, with zeros for the bytes that do not.
-    ///
-    /// To find out, inflate runs twice over the same bits, with windows that tell positions instead of content:
-    /// what comes out differently the two times was copied from the window (through however many copies), and both
-    /// bytes together say from where.
-    fn sparse(&mut self, raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
-        let len = raw.window.len();
-        let low = probe(raw, &mut self.inflate, &self.low[..len], &mut self.from_low)?;
-        let Some(low) = low else { return Ok(raw.window.clone()) };
-        let high = probe(raw, &mut self.inflate, &self.high[..len], &mut self.from_high)?;
-        let Some(high) = high else { return Ok(raw.window.clone()) };
-        let mut sparse = vec![0; len];
-        let mut first = len;
-        for at in low.iter().zip(high).filter_map(|(low, high)| position(*low, *high)) {
-            sparse[at] = raw.window[at];
-            first = first.min(at);
-        }
-        sparse.drain(..first);
-        Ok(sparse)
-    }
-}
-
-/// The inverse: a window of at most [`MAX_WINDOW`] bytes that ends at the checkpoint and in which every byte that matters
-/// stands at its place. Input is untrusted.
+/// Encodes a window for the index: bytes that the 32 KiB behind the checkpoint never refer to are dropped.
+/// Deterministic.
 ///
 /// # Errors
-/// Anything that [`Encoder::encode`] cannot have written.
-pub fn decode(encoded: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let window = match encoded.split_first() {
-        Some((&NOTHING, [])) => return Ok(Vec::new()),
-        Some((&RAW, bytes)) if bytes.len() <= MAX_WINDOW => bytes.to_vec(),
+/// `following` does not decode, or there is more window than [`MAX_WINDOW`].
+pub fn encode(raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
+    if raw.window.len() > MAX_WINDOW {
+        return Err(corrupt("window too long"));
+    }
+    let sparse = sparse(raw)?;
+    let mut encoded = vec![NOTHING];
+    if let Some(header) = &raw.header {
+        encoded[0] = INSIDE;
+        header.encode(&mut encoded);
+    }
+    if sparse.is_empty() {
+        return Ok(encoded);
+    }
+    let frame = zstd::bulk::compress(&sparse, LEVEL).map_err(|error| corrupt(&error.to_string()))?;
+    let (form, body) = if frame.len() < sparse.len() { (ZSTD, frame) } else { (RAW, sparse) };
+    encoded[0] |= form;
+    encoded.extend(body);
+    Ok(encoded)
+}
+
+/// The inverse. Input is untrusted: what comes back holds nothing longer than it may be, but need not fit to any stream.
+///
+/// # Errors
+/// Anything that [`encode`] cannot have written.
+pub fn decode(encoded: &[u8]) -> Result<Window, DecodeError> {
+    let (&form, mut rest) = encoded.split_first().ok_or_else(|| corrupt("empty"))?;
+    let mut header = None;
+    if form & INSIDE != 0 {
+        let (found, behind) = BlockHeader::decode(rest).ok_or_else(|| corrupt("no block header"))?;
+        header = Some(found);
+        rest = behind;
+    }
+    let bytes = match (form & !INSIDE, rest) {
+        (NOTHING, []) => return Ok(Window { bytes: Vec::new(), header }),
+        (RAW, bytes) if bytes.len() <= MAX_WINDOW => bytes.to_vec(),
         // Allocates no more than the limit and fails beyond it.
-        Some((&ZSTD, frame)) => {
+        (ZSTD, frame) => {
             zstd::bulk::decompress(frame, MAX_WINDOW).map_err(|error| corrupt(&error.to_string()))?
         }
         _ => return Err(corrupt("no such form")),
     };
-    if window.is_empty() { Err(corrupt("empty where it should say so")) } else { Ok(window) }
+    if bytes.is_empty() { Err(corrupt("empty where it should say so")) } else { Ok(Window { bytes, header }) }
+}
+
+/// The window from the first byte that matters on, with zeros for the bytes that do not.
+///
+/// To find out, inflate runs twice over the same bits, with windows that tell positions instead of content:
+/// what comes out differently the two times was copied from the window (through however many copies), and both
+/// bytes together say from where.
+fn sparse(raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
+    let len = raw.window.len();
+    let (low, high): (Vec<u8>, Vec<u8>) = (0..len).map(position_bytes).unzip();
+    let mut inflate = Inflate::new().map_err(corrupt)?;
+    let Some(low) = probe(raw, &mut inflate, &low)? else { return Ok(raw.window.clone()) };
+    inflate.reset();
+    let Some(high) = probe(raw, &mut inflate, &high)? else { return Ok(raw.window.clone()) };
+    let mut sparse = vec![0; len];
+    let mut first = len;
+    for at in low.iter().zip(&high).filter_map(|(low, high)| position(*low, *high)) {
+        sparse[at] = raw.window[at];
+        first = first.min(at);
+    }
+    sparse.drain(..first);
+    Ok(sparse)
 }
 
 /// What the two probing windows hold at a position below [`MAX_WINDOW`]: its low byte; its high seven bits and, above them,
@@ -136,16 +120,13 @@ fn position(low: u8, high: u8) -> Option<usize> {
     (low != high).then(|| usize::from(low) | usize::from(high & 0x7f) << 8)
 }
 
-/// The first 32 KiB, or all there is of the deflate stream, behind the checkpoint, in `out`; `None` if `following` does
-/// not go so far.
-fn probe<'a>(
-    raw: &RawWindow,
-    inflate: &mut Inflate,
-    window: &[u8],
-    out: &'a mut [u8],
-) -> Result<Option<&'a [u8]>, DecodeError> {
-    inflate.reset();
+/// The first 32 KiB, or all there is of the deflate stream, behind the checkpoint; `None` if `following` does not
+/// go so far.
+fn probe(raw: &RawWindow, inflate: &mut Inflate, window: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
     inflate.set_window(window);
+    if let Some(header) = &raw.header {
+        inflate.enter_block(header).map_err(corrupt)?;
+    }
     let mut input = &raw.following[..];
     if raw.bit > 0 {
         let Some((first, rest)) = input.split_first() else { return Ok(None) };
@@ -153,6 +134,7 @@ fn probe<'a>(
         inflate.prime(bits, first >> raw.bit);
         input = rest;
     }
+    let mut out = vec![0; MAX_WINDOW];
     let mut made = 0;
     while made < out.len() {
         let step = inflate.step(input, &mut out[made..], Stop::Never).map_err(corrupt)?;
@@ -165,7 +147,8 @@ fn probe<'a>(
             return Ok(None);
         }
     }
-    Ok(Some(&out[..made]))
+    out.truncate(made);
+    Ok(Some(out))
 }
 
 fn corrupt(reason: &str) -> DecodeError {
@@ -185,10 +168,6 @@ mod tests {
             assert_eq!(position(low, high), Some(at));
         }
         assert!((0..=255).all(|byte| position(byte, byte).is_none()));
-    }
-
-    fn encode(raw: &RawWindow) -> Result<Vec<u8>, DecodeError> {
-        Encoder::new().unwrap().encode(raw)
     }
 
     /// A raw deflate block that was compressed with `window` before it.
@@ -213,38 +192,28 @@ mod tests {
     fn keeps_what_is_copied_and_nothing_else() {
         let window = window();
         let plain = [&window[20_000..20_050], b"something new", &window[31_000..31_100]].concat();
-        let raw =
-            RawWindow { chunk: 0, window: window.clone(), bit: 0, following: deflated(&window, &plain) };
+        let raw = RawWindow {
+            chunk: 0,
+            window: window.clone(),
+            bit: 0,
+            header: None,
+            following: deflated(&window, &plain),
+        };
         let encoded = encode(&raw).unwrap();
         assert!(encoded.len() < 200, "{}", encoded.len());
         let mut expected = vec![0; MAX_WINDOW];
         expected[20_000..20_050].copy_from_slice(&window[20_000..20_050]);
         expected[31_000..31_100].copy_from_slice(&window[31_000..31_100]);
-        assert!(decode(&encoded).unwrap() == expected[20_000..]);
-    }
-
-    #[test]
-    fn what_was_encoded_before_makes_no_difference() {
-        let window = window();
-        let raws = [0, 7, 20, 300, 31_000].map(|from| {
-            let plain = [&window[from..from + 1000], b"new", &window[from / 2..from / 2 + 500]].concat();
-            let following = deflated(&window, &plain);
-            RawWindow { chunk: 0, window: window[from..].to_vec(), bit: 0, following }
-        });
-        let mut encoder = Encoder::new().unwrap();
-        // The shorter windows do not hold what is copied from the whole one: some of these are errors.
-        for raw in raws.iter().chain(&raws) {
-            assert_eq!(encoder.encode(raw).ok(), encode(raw).ok());
-        }
+        assert!(decode(&encoded).unwrap().bytes == expected[20_000..]);
     }
 
     #[test]
     fn nothing_copied_is_one_byte() {
         let window = window();
         let following = deflated(&window, b"abc");
-        let raw = RawWindow { chunk: 0, window, bit: 0, following };
+        let raw = RawWindow { chunk: 0, window, bit: 0, header: None, following };
         assert_eq!(encode(&raw).unwrap(), [NOTHING]);
-        assert!(decode(&[NOTHING]).unwrap().is_empty());
+        assert_eq!(decode(&[NOTHING]).unwrap(), Window { bytes: Vec::new(), header: None });
     }
 
     #[test]
@@ -252,8 +221,8 @@ mod tests {
         let window = window();
         let mut following = deflated(&window, &window[..500]);
         following.truncate(3);
-        let raw = RawWindow { chunk: 0, window: window.clone(), bit: 0, following };
-        assert!(decode(&encode(&raw).unwrap()).unwrap() == window);
+        let raw = RawWindow { chunk: 0, window: window.clone(), bit: 0, header: None, following };
+        assert!(decode(&encode(&raw).unwrap()).unwrap().bytes == window);
     }
 
     #[test]
@@ -262,6 +231,7 @@ mod tests {
             chunk: 0,
             window,
             bit,
+            header: None,
             following: following.to_vec(),
         };
         assert!(encode(&raw(vec![0; MAX_WINDOW + 1], 0, b"")).is_err());
@@ -280,13 +250,29 @@ mod tests {
         writer.finish().unwrap();
         let mut flipped = bomb.clone();
         flipped[3] ^= 1;
-        let cases: [&[u8]; 9] = [
+        let dynamic =
+            |bits: u16, len: usize| [&[INSIDE][..], &bits.to_le_bytes(), &vec![0b101; len]].concat();
+        let cases: [&[u8]; 22] = [
             &[],
             &[NOTHING, 0],
             &[RAW],
             &[&[RAW][..], &vec![0; MAX_WINDOW + 1]].concat(),
             &[ZSTD],
             &[3, 0],
+            &[8],
+            &[0x84, 3, 0, 0b010],
+            &[INSIDE],
+            &[INSIDE, 3],
+            &[INSIDE, 3, 0],
+            // A stored block's header, one with bits behind its end, a short one; a body where there is to be none.
+            &[INSIDE, 3, 0, 0b001],
+            &[INSIDE, 3, 0, 0b1010],
+            &[INSIDE, 2, 0, 0b010],
+            &[INSIDE, 3, 0, 0b010, 0],
+            &[INSIDE | RAW, 3, 0, 0b010],
+            &dynamic(80, 9),
+            &dynamic(2288, 286),
+            &dynamic(u16::MAX, 8192),
             &bomb,
             &blind,
             &flipped,

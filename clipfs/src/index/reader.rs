@@ -11,7 +11,8 @@ use super::map::Bytes;
 use super::validate::{self, Facts, Sections};
 use super::{ChunkRecord, IndexError, LayerInfo};
 use crate::decode::tar::{Extent, Timestamp};
-use crate::decode::{Blake3, DecodeError, window};
+use crate::decode::window::{self, Window};
+use crate::decode::{Blake3, DecodeError};
 use crate::image::xattr;
 use crate::num::to_u64;
 use crate::oci::Digest;
@@ -357,7 +358,7 @@ impl ClipIndex {
     ///
     /// # Errors
     /// A damaged window: the chunk cannot be had.
-    pub fn window(&self, layer: u32, n: u32) -> Result<Option<Vec<u8>>, DecodeError> {
+    pub fn window(&self, layer: u32, n: u32) -> Result<Option<Window>, DecodeError> {
         self.encoded_window(layer, n)?.map(window::decode).transpose()
     }
 

@@ -18,7 +18,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// What the server counts.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ServerCounters {
-    /// Compressed bytes received from registries.
+    /// Compressed bytes read from the image's source: received from registries, or read from a layout or archive.
     pub fetched_bytes: u64,
     /// Bytes answered to readers by the server (passthrough reads are the kernel's own).
     pub served_bytes: u64,

@@ -49,7 +49,7 @@ impl Inner {
             }
             let len = crate::num::idx(len);
             *part = match &object {
-                Some(object) => read_object(object, file_offset, len),
+                Some(object) => self.read_object(object, file_offset, len),
                 None => {
                     let partial = partial.get_or_insert_with(|| self.partial(id, content));
                     self.read_segment(partial, content, file_offset, len)
@@ -113,10 +113,10 @@ impl Inner {
         .await
         .flatten()
     }
-}
 
-fn read_object(object: &ObjectFile, offset: u64, len: usize) -> Option<Bytes> {
-    let mut bytes = vec![0; len];
-    object.file.read_exact_at(&mut bytes, offset).ok()?;
-    Some(bytes.into())
+    fn read_object(&self, object: &ObjectFile, offset: u64, len: usize) -> Option<Bytes> {
+        let mut bytes = self.pool.take(len);
+        object.file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(self.pool.lend(bytes))
+    }
 }

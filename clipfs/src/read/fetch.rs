@@ -270,8 +270,9 @@ impl Inner {
         let window = self.index.window(layer, chunk).map_err(failed)?;
         let mut plain = None;
         let mut decoder =
-            RunDecoder::new(info.compression, record.bit, window.as_deref(), vec![record.plain_len])
+            RunDecoder::new(info.compression, record.bit, window.as_ref(), vec![record.plain_len])
                 .map_err(failed)?;
+        decoder.give(self.pool.take(crate::num::idx(record.plain_len)));
         for part in parts {
             decoder
                 .push(part, &mut |_, bytes| {
@@ -297,7 +298,7 @@ impl Inner {
             self.counters.verify_failures.add(1);
             return Err(ReadError::Mismatch(self.chunk_name(layer, chunk)));
         }
-        Ok(plain.into())
+        Ok(self.pool.lend(plain))
     }
 
     /// Tells the registry client that it brought bad bytes.

@@ -5,6 +5,7 @@ mod bad_input;
 mod containers;
 mod debian;
 mod lazy;
+mod oddities;
 mod offline;
 mod support;
 mod survival;
