@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write as _};
 use super::batch::{Batch, Inbox, Work};
 use super::chunks::ChunkTable;
 use super::twin::Twin;
-use crate::decode::scan::RawWindow;
+use crate::decode::scan::{Checksums, RawWindow};
 use crate::decode::tar::{TarLimits, TarScanner};
 use crate::decode::{DecodeError, window};
 use crate::image::{LayerEntries, MergeError};
@@ -65,7 +65,7 @@ pub(super) fn run(inbox: &Inbox, windows: File, limits: TarLimits) -> Digested {
             Work::Compressed(portion) => twin.compressed(portion),
             Work::Batch(batch) => {
                 if state.is_ok() {
-                    twin.plain(&batch.plain);
+                    twin.plain(batch.plain());
                 }
                 state = state.and_then(|mut digester| digester.batch(&batch).map(|()| digester));
                 inbox.recycle(batch);
@@ -81,6 +81,7 @@ pub(super) fn run(inbox: &Inbox, windows: File, limits: TarLimits) -> Digested {
 }
 
 struct Digester {
+    checksums: Checksums,
     chunks: ChunkTable,
     tar: TarScanner,
     entries: LayerEntries,
@@ -91,6 +92,7 @@ struct Digester {
 impl Digester {
     fn new(windows: File, limits: TarLimits) -> Self {
         Self {
+            checksums: Checksums::default(),
             chunks: ChunkTable::default(),
             tar: TarScanner::new(limits),
             entries: LayerEntries::default(),
@@ -100,7 +102,8 @@ impl Digester {
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), Fault> {
-        let plain = &batch.plain[..];
+        let plain = batch.plain();
+        self.checksums(batch)?;
         let mut done = 0;
         for (at, checkpoint) in &batch.checkpoints {
             self.chunks.update(&plain[done..*at]);
@@ -125,6 +128,17 @@ impl Digester {
             Some(error) => Err(Fault::Merge(error)),
             None => Ok(scanned?),
         }
+    }
+
+    fn checksums(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let mut done = 0;
+        for (at, mark) in &batch.members {
+            self.checksums.update(&batch.plain()[done..*at]);
+            self.checksums.mark(*mark)?;
+            done = *at;
+        }
+        self.checksums.update(&batch.plain()[done..]);
+        Ok(())
     }
 
     fn window(&mut self, raw: &RawWindow) -> Result<(), Fault> {
