@@ -51,7 +51,7 @@ pub const MIN_CHUNK: u32 = 64 << 10;
 /// Largest one: chunks end at the first possible place *after* it, and none may exceed [`crate::decode::MAX_CHUNK`].
 pub const MAX_CHUNK_OPTION: u32 = 16 << 20;
 
-/// Most layers scanned at a time, whatever the number of cores: each holds about 6 MiB of buffers, and the builder
+/// Most layers scanned at a time, whatever the number of cores: each holds about 9 MiB of buffers, and the builder
 /// stays below 256 MiB.
 const MAX_PARALLEL: usize = 16;
 
