@@ -29,8 +29,10 @@ mod keep;
 mod lane;
 mod plan;
 mod pool;
+mod prefetch;
 mod stats;
 
+pub use prefetch::PrefetchState;
 pub use stats::ReadStats;
 
 use flight::{Flights, Join};
@@ -126,6 +128,7 @@ struct Inner {
     keep_budget: Arc<Semaphore>,
     keep_slots: Arc<Semaphore>,
     counters: stats::Counters,
+    prefetch: prefetch::Shared,
     last_error: Mutex<Option<String>>,
 }
 
@@ -158,6 +161,7 @@ impl Reader {
             keep_budget: Arc::new(Semaphore::new(KEEP_KIB)),
             keep_slots: Arc::new(Semaphore::new(KEEP_TASKS)),
             counters: stats::Counters::default(),
+            prefetch: prefetch::Shared::default(),
             last_error: Mutex::default(),
         }))
     }
