@@ -1,7 +1,7 @@
 //! The command line: arguments, output for people and machines, exit codes.
 //!
 //! Commands print data on standard output and everything else on standard error. Arguments are parsed in `args`, settled
-//! in `context`; every failure passes through `exit`, which alone knows codes and hints.
+//! in `context`; every failure passes through `exit`, which knows codes and hints.
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -14,6 +14,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Layer, Settings};
+use crate::exit::{MOUNT_FAILED, USAGE};
 use crate::mount::{keeper_main, server_main};
 
 mod args;
@@ -65,7 +66,7 @@ fn clipfs(arguments: Vec<OsString>) -> ExitCode {
 /// Parses; help and version are printed here, and so are errors of usage, in clap's own form.
 fn parse(arguments: Vec<OsString>) -> Result<Args, ExitCode> {
     Args::try_parse_from(arguments).map_err(|error| {
-        let code = if error.use_stderr() { exit::USAGE } else { 0 };
+        let code = if error.use_stderr() { USAGE } else { 0 };
         // Nobody to tell is no reason for another code.
         let _ = error.print();
         ExitCode::from(code)
@@ -73,12 +74,12 @@ fn parse(arguments: Vec<OsString>) -> Result<Args, ExitCode> {
 }
 
 fn mount_helper(arguments: &[OsString]) -> ExitCode {
-    let failed = |_: &Failure| exit::MOUNT_FAILED;
+    let failed = |_: &Failure| MOUNT_FAILED;
     let request = match helper::parse(arguments.iter().skip(1).cloned()) {
         Ok(request) => request,
         Err(failure) => return finish(Err(failure), failed),
     };
-    let Ok(args) = parse(request.arguments) else { return ExitCode::from(exit::MOUNT_FAILED) };
+    let Ok(args) = parse(request.arguments) else { return ExitCode::from(MOUNT_FAILED) };
     if request.fake {
         return ExitCode::SUCCESS;
     }

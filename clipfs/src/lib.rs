@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | 5 | [`cli`] |
 //! | 4 | [`mount`], [`build`], [`config`] |
-//! | 3 | [`fuse`] |
+//! | 3 | [`fuse`], [`exit`] |
 //! | 2 | [`vfs`], [`read`] |
 //! | 1 | [`store`], [`registry`], [`credentials`] |
 //! | 0 | [`index`] ▸ [`image`] ▸ [`decode`] ▸ [`oci`] ▸ [`num`] |
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod decode;
+pub mod exit;
 pub mod fuse;
 pub mod image;
 pub mod index;

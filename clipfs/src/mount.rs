@@ -1,6 +1,6 @@
 //! One mount's life: keeper and server, run directory, status, unmounting.
 //!
-//! `clipfs mount` is two processes. The [`keeper`] opens `/dev/fuse`, mounts and holds the descriptor; the [`server`] is everything
+//! `clipfs mount` is two processes. The keeper opens `/dev/fuse`, mounts and holds the descriptor; the server is everything
 //! else and may die at any time: the keeper starts it again, and it adopts the connection ([`crate::fuse::session`]). Both
 //! are this program under hidden subcommands: `keeper` (the request on its standard input, its report on its standard output) and
 //! `server RUN_DIR`. Used by [`crate::cli`].
@@ -16,6 +16,7 @@ use std::time::Duration;
 pub mod error;
 mod keeper;
 mod logging;
+mod metrics;
 mod mountinfo;
 mod protocol;
 mod rundir;
@@ -24,7 +25,7 @@ mod status;
 mod unmount;
 
 pub use error::MountError;
-pub use protocol::{CredentialSource, MountRequest, Mounted, ServerConfig, State};
+pub use protocol::{CredentialSource, MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};
 pub use unmount::unmount;
@@ -101,7 +102,7 @@ pub fn keeper_main() -> ExitCode {
         Ok(request) => request,
         Err(error) => {
             tracing::error!(%error, "not started by `clipfs mount`");
-            return ExitCode::from(error::exit::SOFTWARE);
+            return ExitCode::from(crate::exit::SOFTWARE);
         }
     };
     logging::init(&request.server.log_level, request.server.log_json);
@@ -245,6 +246,6 @@ mod tests {
         assert_eq!(pipe.iter().filter(|b| **b == b'\n').count(), 1);
         assert_eq!(serde_json::from_slice::<KeeperReport>(&pipe).unwrap(), failed);
         let KeeperReport::Failed { message, code } = failed else { panic!("a failure") };
-        assert_eq!((message.as_str(), code), ("mountpoint /x does not exist", error::exit::NO_INPUT));
+        assert_eq!((message.as_str(), code), ("mountpoint /x does not exist", crate::exit::NO_INPUT));
     }
 }

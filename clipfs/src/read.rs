@@ -30,8 +30,10 @@ mod keep;
 mod lane;
 mod plan;
 mod pool;
+mod prefetch;
 mod stats;
 
+pub use prefetch::PrefetchState;
 pub use stats::ReadStats;
 
 use flight::{Flights, Join};
@@ -130,6 +132,7 @@ struct Inner {
     /// Chunks that wait to be written behind: within `keep_budget`.
     queued: Mutex<HashMap<MemoryKey, Bytes>>,
     counters: stats::Counters,
+    prefetch: prefetch::Shared,
     last_error: Mutex<Option<String>>,
 }
 
@@ -164,6 +167,7 @@ impl Reader {
             keep_budget: Arc::new(Semaphore::new(KEEP_KIB)),
             keep_slots: Arc::new(Semaphore::new(KEEP_TASKS)),
             counters: stats::Counters::default(),
+            prefetch: prefetch::Shared::default(),
             last_error: Mutex::default(),
         }))
     }

@@ -169,6 +169,15 @@ impl ImageSource {
         }
     }
 
+    /// Requests since opening by host and answer; none for layouts and archives.
+    #[must_use]
+    pub fn answers(&self) -> Vec<stats::AnswerCount> {
+        match &self.0 {
+            Inner::Remote(remote) => remote.counters.answers(),
+            Inner::Local(_) => Vec::new(),
+        }
+    }
+
     /// Lets tokens grow older without waiting.
     #[cfg(test)]
     fn age_tokens(&self, by: Duration) {

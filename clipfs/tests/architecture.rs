@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Module, its level, and the modules that it may use. A module uses only what stands below it; the order within level 0
 /// is `index ▸ image ▸ decode ▸ oci ▸ num`.
-const MODULES: [(&str, u8, &[&str]); 15] = [
+const MODULES: [(&str, u8, &[&str]); 16] = [
     (
         "cli",
         5,
@@ -16,6 +16,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
             "mount",
             "build",
             "config",
+            "exit",
             "fuse",
             "vfs",
             "read",
@@ -33,6 +34,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
         "mount",
         4,
         &[
+            "exit",
             "fuse",
             "vfs",
             "read",
@@ -49,6 +51,7 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
     ("build", 4, &["registry", "credentials", "index", "image", "decode", "oci", "num"]),
     ("config", 4, &["decode", "oci", "num"]),
     ("fuse", 3, &["vfs", "read", "store", "index", "image", "decode", "oci", "num"]),
+    ("exit", 3, &["vfs", "read", "store", "registry", "credentials", "index", "decode"]),
     ("vfs", 2, &["index", "image", "decode", "oci", "num"]),
     ("read", 2, &["store", "registry", "index", "image", "decode", "oci", "num"]),
     ("store", 1, &["decode", "oci", "num"]),
@@ -66,8 +69,10 @@ const MODULES: [(&str, u8, &[&str]); 15] = [
 const SAME_LEVEL: [(&str, &str); 1] = [("registry", "credentials")];
 
 /// Libraries that only some modules may know, and why.
-const LIBRARIES: [(&str, &[&str], &str); 10] = [
+const LIBRARIES: [(&str, &[&str], &str); 12] = [
     ("reqwest", &["registry"], "the one door to the network"),
+    ("hyper", &["mount"], "serves metrics; who asks for something asks through `registry`"),
+    ("hyper_util", &["mount"], "serves metrics; who asks for something asks through `registry`"),
     ("fuser", &["fuse", "mount"], "the file system is `vfs`; `fuse` adapts it and `mount` opens the session"),
     ("clap", &["cli"], "arguments are the command line's"),
     ("indicatif", &["cli"], "terminals are the command line's"),

@@ -1,4 +1,4 @@
-//! Arguments as they are typed. What they mean is settled once, in [`super::resolve`].
+//! Arguments as they are typed. What they mean is settled once, in [`super::context`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -92,9 +92,17 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  clipfs index alpine:3.20 -o alpine.clip")]
     Index(IndexArgs),
     /// Mount an image read-only and lazily
-    #[command(after_help = "Example:\n  clipfs mount --cache-dir /var/cache/clipfs alpine:3.20 /mnt")]
+    #[command(after_help = "Examples:\n  \
+        clipfs mount alpine:3.20 /mnt\n  \
+        clipfs mount --prefetch all --metrics 127.0.0.1:9417 --nosuid --nodev alpine:3.20 /mnt\n\n\
+        Returns when the mount serves; `clipfs umount` ends it. A line of /etc/fstab:\n  \
+        alpine:3.20 /mnt clipfs ro,_netdev,cache_dir=/var/cache/clipfs,nosuid,nodev 0 0")]
     Mount(MountArgs),
     /// Unmount, also when the mount is dead or busy
+    ///
+    /// A mount in use gets a few seconds (unmount_timeout in the settings file) to become idle. Then it is detached: gone
+    /// from the tree of files, while files that are open stay readable for as long again. Then these fail too, and
+    /// whatever is left of the mount's processes ends.
     #[command(visible_alias = "unmount", after_help = "Example:\n  clipfs umount /mnt")]
     Umount(UmountArgs),
     /// List a directory of an image
@@ -113,7 +121,11 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  clipfs verify alpine.clip --image alpine:3.20")]
     Verify(VerifyArgs),
     /// Tell about running mounts
-    #[command(after_help = "Example:\n  clipfs status /mnt --json")]
+    ///
+    /// The state is ok; degraded (the registry cannot be reached, or the server does not answer: what is cached may be
+    /// read); or auth_denied (the registry refuses the credentials). Counters are those of the server process that
+    /// serves now.
+    #[command(after_help = "Examples:\n  clipfs status\n  clipfs status /mnt --json")]
     Status(StatusArgs),
     /// Look after the store
     #[command(subcommand, after_help = "Example:\n  clipfs cache gc --target 5GiB")]
@@ -126,7 +138,7 @@ pub(super) struct IndexArgs {
     /// Image
     #[arg(value_name = "IMAGE")]
     pub(super) image: String,
-    /// Where to write the index [default: <cache>/index/<manifest digest>.clip]
+    /// Where to write the index [default: index/MANIFEST-DIGEST.clip in the cache directory]
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Plain bytes between checkpoints: smaller chunks fetch less, larger ones make smaller indexes [default: 2MiB]
@@ -171,18 +183,30 @@ pub(super) struct MountArgs {
     /// Time to find the image and to serve the mount; building an index is not counted [default: 30s]
     #[arg(long, value_name = "TIME", env = "CLIPFS_MOUNT_TIMEOUT")]
     pub(super) mount_timeout: Option<Span>,
-    /// What to fetch before it is asked for: none, profile or all [default: profile]
+    /// What to fetch before it is asked for: none; profile (what earlier starts of the image touched; nothing until
+    /// profiles can be recorded); all (the whole image, in the background, while no reader waits, as far as the cache's
+    /// quota allows) [default: profile]
     #[arg(long, value_name = "WHAT", env = "CLIPFS_PREFETCH")]
     pub(super) prefetch: Option<Prefetch>,
     /// Let the kernel read complete files directly: auto or off [default: auto]
     #[arg(long, value_name = "WHEN", env = "CLIPFS_PASSTHROUGH")]
     pub(super) passthrough: Option<Passthrough>,
-    /// Serve Prometheus metrics at this address
+    /// Serve Prometheus metrics at this address, as http://ADDR/metrics; port 0 takes a free one, which status tells
     #[arg(long, value_name = "ADDR", env = "CLIPFS_METRICS")]
     pub(super) metrics: Option<SocketAddr>,
-    /// Let other users in [default: as root]
+    /// Let other users in, as the modes of the files say. Always so: only root can mount, and a root file system that
+    /// shuts users out is none. Accepted for scripts and for mount(8)
     #[arg(long)]
     pub(super) allow_other: bool,
+    /// Do not honour setuid and setgid bits and file capabilities
+    #[arg(long)]
+    pub(super) nosuid: bool,
+    /// Do not honour devices
+    #[arg(long)]
+    pub(super) nodev: bool,
+    /// Do not run programs from the mount
+    #[arg(long)]
+    pub(super) noexec: bool,
     /// Report as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -393,7 +417,16 @@ mod tests {
     fn the_definition_is_sound_and_every_command_has_an_example() {
         fn check(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example:"), "{}", command.get_name());
+            assert!(help.contains("Example"), "{}", command.get_name());
+            let examples: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  clipfs ")).collect();
+            assert!(!examples.is_empty(), "{}", command.get_name());
+            for example in examples {
+                // An example that the parser refuses is worse than none.
+                let line = format!("clipfs {example}");
+                if let Err(error) = Args::try_parse_from(line.split(' ')) {
+                    panic!("{line}: {error}");
+                }
+            }
             command.get_subcommands().for_each(check);
         }
         Args::command().debug_assert();

@@ -1,59 +1,29 @@
-//! What a failure means to whoever called the process: its exit code (sysexits.h) and a hint. The one place for both.
-
-use std::io;
+//! What a failure means to whoever called the process: its exit code and a hint. Adds what only the command line knows to
+//! the table in [`crate::exit`].
 
 use super::failure::Failure;
 use crate::build::{BuildError, verify::VerifyError};
 use crate::config::ConfigError;
-use crate::credentials::CredentialError;
 use crate::decode::DecodeError;
+use crate::exit::{self, CANNOT_CREATE, CONFIG, DATA, IO, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::index::IndexError;
-use crate::read::ReadError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
-use crate::vfs::VfsError;
-
-/// Usage.
-pub(super) const USAGE: u8 = 64;
-/// Bad input: JSON, index, image.
-pub(super) const DATA: u8 = 65;
-/// Not found: image, blob, file, credentials.
-pub(super) const NO_INPUT: u8 = 66;
-/// Unknown host.
-pub(super) const NO_HOST: u8 = 68;
-/// Unavailable.
-pub(super) const UNAVAILABLE: u8 = 69;
-/// A bug.
-pub(super) const SOFTWARE: u8 = 70;
-/// Cannot create.
-pub(super) const CANNOT_CREATE: u8 = 73;
-/// Input or output.
-pub(super) const IO: u8 = 74;
-/// Try later.
-pub(super) const TRY_LATER: u8 = 75;
-/// Protocol or security refusal.
-pub(super) const PROTOCOL: u8 = 76;
-/// Denied.
-pub(super) const DENIED: u8 = 77;
-/// Configuration.
-pub(super) const CONFIG: u8 = 78;
-/// What mount(8) calls a failed mount.
-pub(super) const MOUNT_FAILED: u8 = 32;
 
 /// The exit code of a failure.
 pub(super) fn code(failure: &Failure) -> u8 {
     match failure {
         Failure::Usage(_) | Failure::Reference(_) | Failure::NeedsImage(_) => USAGE,
         Failure::Config(error) => config(error),
-        Failure::Registry(error) => registry(error),
-        Failure::Index { source, .. } => index(source),
+        Failure::Registry(error) => exit::registry(error),
+        Failure::Index { source, .. } => exit::index(source),
         Failure::OtherImage { .. } => DATA,
         Failure::Build(error) => build(error),
         Failure::Verify { source, .. } => verify(source),
-        Failure::Store(error) => store(error),
-        Failure::Path { source, .. } => path(*source),
+        Failure::Store(error) => exit::store(error),
+        Failure::Path { source, .. } => exit::vfs(*source),
         Failure::NotAFile(_) => DATA,
-        Failure::Read { source, .. } => read(source),
+        Failure::Read { source, .. } => exit::read(source),
         Failure::Occupied(_) | Failure::Create { .. } => CANNOT_CREATE,
         Failure::Mount(error) => error.exit_code(),
         Failure::Timeout { .. } => UNAVAILABLE,
@@ -71,52 +41,10 @@ fn config(error: &ConfigError) -> u8 {
     }
 }
 
-fn registry(error: &RegistryError) -> u8 {
-    match error {
-        RegistryError::InvalidReference { .. } => USAGE,
-        RegistryError::NotFound(_) => NO_INPUT,
-        RegistryError::Denied { .. } => DENIED,
-        RegistryError::Credentials(CredentialError::NotFound(_)) => NO_INPUT,
-        RegistryError::Credentials(CredentialError::Denied { .. }) => DENIED,
-        RegistryError::Credentials(CredentialError::Source(_)) => CONFIG,
-        RegistryError::Credentials(CredentialError::Unavailable(_)) | RegistryError::Unavailable { .. } => {
-            UNAVAILABLE
-        }
-        RegistryError::UnknownHost { .. } => NO_HOST,
-        RegistryError::TooManyRequests { .. } => TRY_LATER,
-        RegistryError::Protocol { .. } => PROTOCOL,
-        RegistryError::Mismatch { .. } | RegistryError::NotAnImage { .. } => DATA,
-        RegistryError::Io { source, .. } => io(source),
-    }
-}
-
-fn index(error: &IndexError) -> u8 {
-    match error {
-        IndexError::Io(error) => io(error),
-        IndexError::NotAnIndex
-        | IndexError::Version { .. }
-        | IndexError::Length { .. }
-        | IndexError::Checksum(_)
-        | IndexError::Invalid(_) => DATA,
-    }
-}
-
-fn decode(error: &DecodeError) -> u8 {
-    match error {
-        DecodeError::Corrupt { .. }
-        | DecodeError::Truncated { .. }
-        | DecodeError::ChunkTooLong { .. }
-        | DecodeError::TooLarge(_)
-        | DecodeError::UnknownCompression(_)
-        | DecodeError::Tar { .. } => DATA,
-        DecodeError::Io(_) => IO,
-    }
-}
-
 fn build(error: &BuildError) -> u8 {
     match error {
-        BuildError::Fetch { source, .. } => registry(source),
-        BuildError::Decode { source, .. } => decode(source),
+        BuildError::Fetch { source, .. } => exit::registry(source),
+        BuildError::Decode { source, .. } => exit::decode(source),
         BuildError::Digest { .. }
         | BuildError::Size { .. }
         | BuildError::DiffId { .. }
@@ -130,46 +58,12 @@ fn build(error: &BuildError) -> u8 {
 fn verify(error: &VerifyError) -> u8 {
     match error {
         VerifyError::Build(error) => build(error),
-        VerifyError::Compare(error) => index(error),
-        VerifyError::Chunk { source, .. } => decode(source),
+        VerifyError::Compare(error) => exit::index(error),
+        VerifyError::Chunk { source, .. } => exit::decode(source),
         VerifyError::OtherImage { .. }
         | VerifyError::Document(_)
         | VerifyError::ChunkDigest { .. }
         | VerifyError::Tree(_) => DATA,
-    }
-}
-
-fn store(error: &StoreError) -> u8 {
-    match error {
-        StoreError::Open { .. } => CANNOT_CREATE,
-        StoreError::Io { .. } => IO,
-    }
-}
-
-fn path(error: VfsError) -> u8 {
-    match error {
-        VfsError::NotFound | VfsError::NoAttribute => NO_INPUT,
-        VfsError::NotADirectory | VfsError::IsADirectory | VfsError::NotASymlink | VfsError::NameTooLong => {
-            DATA
-        }
-    }
-}
-
-fn read(error: &ReadError) -> u8 {
-    match error {
-        ReadError::Registry(_, error) => registry(error),
-        ReadError::Decode(_, error) => decode(error),
-        ReadError::Mismatch(_) | ReadError::NoContent => DATA,
-        ReadError::Deadline(_) | ReadError::Offline(_) => UNAVAILABLE,
-        ReadError::Abandoned => SOFTWARE,
-    }
-}
-
-fn io(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::NotFound => NO_INPUT,
-        io::ErrorKind::PermissionDenied => DENIED,
-        _ => IO,
     }
 }
 
@@ -233,11 +127,16 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
+    use crate::credentials::CredentialError;
+    use crate::mount::MountError;
     use crate::oci::Digest;
+    use crate::read::ReadError;
+    use crate::vfs::VfsError;
 
     fn layer() -> Digest {
         Digest::of(b"layer")
@@ -253,6 +152,8 @@ mod tests {
         let index = |source| Failure::Index { path: "/i".into(), source };
         let read = |source| Failure::Read { path: text(), source };
         let io = |kind: io::ErrorKind| io::Error::from(kind);
+        let registry = Failure::Registry;
+        let local = |kind| RegistryError::Io { what: text(), source: io::Error::from(kind) };
         let table = [
             (64, Failure::Usage(text())),
             (64, Failure::NeedsImage("/a.clip".into())),
@@ -310,7 +211,22 @@ mod tests {
             (65, read(ReadError::Mismatch(Arc::from("a chunk")))),
             (77, read(ReadError::Registry(Arc::from("a chunk"), Arc::new(denied())))),
             (69, Failure::Timeout { image: text(), seconds: 30 }),
+            (64, registry(RegistryError::InvalidReference { reference: text(), reason: text() })),
+            (66, registry(local(io::ErrorKind::NotFound))),
+            (77, registry(local(io::ErrorKind::PermissionDenied))),
+            (74, registry(local(io::ErrorKind::Other))),
             (74, Failure::Output(io(io::ErrorKind::StorageFull))),
+            (77, Failure::Mount(MountError::NotRoot)),
+            (69, Failure::Mount(MountError::NoFuse(io(io::ErrorKind::NotFound)))),
+            (66, Failure::Mount(MountError::NoMountpoint("/m".into()))),
+            (66, Failure::Mount(MountError::NotMounted("/m".into()))),
+            (73, Failure::Mount(MountError::NotADirectory("/m".into()))),
+            (73, Failure::Mount(MountError::AlreadyMounted("/m".into()))),
+            // The server's own code comes through keeper and pipe as it is.
+            (76, Failure::Mount(MountError::Refused { message: text(), code: 76 })),
+            (70, Failure::Mount(MountError::CrashLoop { path: "/m".into(), times: 10 })),
+            (75, Failure::Mount(MountError::Timeout { path: "/m".into(), after: Duration::from_secs(1) })),
+            (74, Failure::Mount(MountError::Unmount { path: "/m".into(), source: io(io::ErrorKind::Other) })),
             (78, Failure::Config(ConfigError::Value { key: "k", reason: text() })),
             (130, Failure::Interrupted(2)),
             (143, Failure::Interrupted(15)),

@@ -14,17 +14,16 @@ use super::failure::Failure;
 pub(super) const NAME: &str = "mount.clipfs";
 
 /// Options that mean something to mount(8) or to the machine's start, not to us; and those that say what we do anyway.
-const IGNORED: [&str; 27] = [
+const IGNORED: [&str; 26] = [
+    "_netdev",
     "async",
     "atime",
     "auto",
     "defaults",
-    "dev",
     "diratime",
-    "exec",
-    "group",
     "iversion",
     "lazytime",
+    "loud",
     "mand",
     "noatime",
     "noauto",
@@ -36,16 +35,32 @@ const IGNORED: [&str; 27] = [
     "norelatime",
     "nostrictatime",
     "nouser",
-    "owner",
     "relatime",
     "ro",
+    "rw",
     "silent",
-    "suid",
-    "user",
+    "strictatime",
+    "sync",
 ];
 
-/// More of them.
-const IGNORED_TOO: [&str; 6] = ["_netdev", "users", "rw", "loud", "strictatime", "sync"];
+/// Setuid bits, devices, programs: the flags that decline them.
+const DECLINE: [&str; 3] = ["--nosuid", "--nodev", "--noexec"];
+
+/// What an option says about [`DECLINE`], in that order; `None` = nothing. The last word on each counts, so that
+/// `user,exec` is what mount(8) says it is.
+fn declines(name: &str) -> Option<[Option<bool>; 3]> {
+    Some(match name {
+        "nosuid" => [Some(true), None, None],
+        "suid" => [Some(false), None, None],
+        "nodev" => [None, Some(true), None],
+        "dev" => [None, Some(false), None],
+        "noexec" => [None, None, Some(true)],
+        "exec" => [None, None, Some(false)],
+        "user" | "users" => [Some(true); 3],
+        "owner" | "group" => [Some(true), Some(true), None],
+        _ => return None,
+    })
+}
 
 /// What mount(8) asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,13 +112,23 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     let [image, mountpoint] = <[OsString; 2]>::try_from(positional)
         .map_err(|_| usage(format!("usage: {NAME} IMAGE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-o OPTIONS]")))?;
     let mut translated: Vec<OsString> = vec!["clipfs".into(), "mount".into()];
+    let mut declined = [false; 3];
     for (name, value) in &options {
+        // `user=NAME` is how mount(8) remembers who has mounted.
+        let said = if value.is_none() || name == "user" { declines(name) } else { None };
+        if let Some(said) = said {
+            for (declined, said) in declined.iter_mut().zip(said) {
+                *declined = said.unwrap_or(*declined);
+            }
+            continue;
+        }
         match translate(name, value.as_deref()) {
             Ok(flag) => translated.extend(flag),
             Err(_) if sloppy => {}
             Err(failure) => return Err(failure),
         }
     }
+    translated.extend(DECLINE.iter().zip(declined).filter(|(_, on)| *on).map(|(flag, _)| flag.into()));
     translated.extend(["--".into(), image, mountpoint]);
     Ok(Request { arguments: translated, fake, namespace })
 }
@@ -144,7 +169,7 @@ fn translate(name: &str, value: Option<&str>) -> Result<Option<OsString>, Failur
     if name.starts_with("x-") || name.starts_with("X-") || name == "comment" {
         return Ok(None);
     }
-    if value.is_none() && (IGNORED.contains(&name) || IGNORED_TOO.contains(&name)) {
+    if value.is_none() && IGNORED.contains(&name) {
         return Ok(None);
     }
     let long = name.replace('_', "-");
@@ -196,6 +221,13 @@ mod tests {
             ("img /m -nvocache_dir=/x", "clipfs mount --cache-dir=/x -- img /m"),
             ("img /m -o cache_dir=\"/a,b\",ro", "clipfs mount --cache-dir=/a,b -- img /m"),
             ("img /m -s -o nonsense=1", "clipfs mount -- img /m"),
+            ("img /m -o suid,dev,exec", "clipfs mount -- img /m"),
+            ("img /m -o nosuid,nodev,ro", "clipfs mount --nosuid --nodev -- img /m"),
+            ("img /m -o noexec,exec,suid,nosuid", "clipfs mount --nosuid -- img /m"),
+            ("img /m -o user", "clipfs mount --nosuid --nodev --noexec -- img /m"),
+            ("img /m -o users,exec", "clipfs mount --nosuid --nodev -- img /m"),
+            ("img /m -o exec,user=me", "clipfs mount --nosuid --nodev --noexec -- img /m"),
+            ("img /m -o owner", "clipfs mount --nosuid --nodev -- img /m"),
             (
                 "img /m -o allow_other,index=/i.clip,log_level=debug",
                 "clipfs mount --allow-other --index=/i.clip --log-level=debug -- img /m",
@@ -210,7 +242,7 @@ mod tests {
     fn every_translation_is_understood_by_clipfs_mount() {
         use clap::Parser as _;
         let request =
-            parsed("img /m -o cache_dir=/x,memory=1MiB,passthrough=off,prefetch=none,platform=linux/arm64")
+            parsed("img /m -o cache_dir=/x,memory=1MiB,passthrough=off,prefetch=all,metrics=127.0.0.1:0,nodev,platform=linux/arm64")
                 .unwrap();
         assert!(Args::try_parse_from(request.arguments).is_ok());
     }
@@ -225,8 +257,7 @@ mod tests {
             ("img /m -o plain_http=1", "\"plain_http\" takes no value"),
             ("img /m -o foreground", "makes no sense"),
             ("img /m -o remount", "unknown mount option \"remount\""),
-            // Asked for and not given would be a hole.
-            ("img /m -o nosuid", "unknown mount option \"nosuid\""),
+            ("img /m -o nosuid=1", "\"nosuid\" takes no value"),
             ("img /m -x", "unknown option -x"),
             ("img /m -o", "option -o needs a value"),
         ];

@@ -11,20 +11,17 @@ use super::time;
 use crate::config::{Passthrough, Prefetch};
 use crate::decode::tar::Timestamp;
 use crate::index::ClipIndex;
-use crate::mount::{self, CredentialSource, MountRequest, MountStatus, Mounted, ServerConfig, State};
+use crate::mount::{
+    self, CredentialSource, MountFlags, MountRequest, MountStatus, Mounted, ServerConfig, State,
+};
 use crate::oci::{Digest, ImageSpec};
+use crate::read::PrefetchState;
 use crate::registry::{ImageSource, RegistryError, ResolvedImage};
 
 /// Everything that must be known before mounting: checks the mountpoint, finds the image and its index, builds it if
 /// there is none.
 pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<MountRequest, Failure> {
     let settings = &context.settings;
-    if settings.prefetch == Prefetch::All {
-        return Err(Failure::Usage("prefetch \"all\" is not supported by this version".to_owned()));
-    }
-    if settings.metrics.is_some() {
-        return Err(Failure::Usage("metrics are not supported by this version".to_owned()));
-    }
     // What costs nothing is checked before the network is asked.
     mount::preflight(&settings.run_dir, &args.mountpoint)?;
     let (spec, named_index) = what(args)?;
@@ -44,6 +41,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
         mount_timeout: settings.mount_timeout.0,
         unmount_timeout: settings.unmount_timeout.0,
         read_ahead: settings.read_ahead.0,
+        flags: MountFlags { nosuid: args.nosuid, nodev: args.nodev, noexec: args.noexec },
         log_file: settings.log_file.clone(),
         server: ServerConfig {
             name: pinned_name(&spec, &digest),
@@ -55,6 +53,9 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
             memory: settings.memory.0,
             read_timeout: settings.read_timeout.0,
             small_file: settings.small_file.0,
+            // There are no profiles yet: `profile` fetches nothing.
+            prefetch_all: settings.prefetch == Prefetch::All,
+            metrics: settings.metrics,
             passthrough: settings.passthrough == Passthrough::Auto,
             plain_http: settings.plain_http,
             hosts_dir: settings.hosts_dir.clone(),
@@ -248,6 +249,13 @@ fn rows(status: &MountStatus) -> Vec<(&'static str, String)> {
     if let (Some(median), Some(p99)) = (counters.read_p50_micros, counters.read_p99_micros) {
         rows.push(("read latency", format!("{median} µs median, {p99} µs for 99 %")));
     }
+    match counters.prefetch {
+        PrefetchState::Off => {}
+        PrefetchState::Running => rows.push(("prefetch", "running".to_owned())),
+        PrefetchState::Complete => rows.push(("prefetch", "complete".to_owned())),
+        PrefetchState::Stopped => rows.push(("prefetch", "stopped, see the log".to_owned())),
+    }
+    rows.extend(counters.metrics.map(|address| ("metrics", format!("http://{address}/metrics"))));
     rows.extend(counters.last_error.as_ref().map(|error| ("last error", error.clone())));
     rows
 }

@@ -1,8 +1,8 @@
 //! What a server must know about the connection and the open files of the server before it: a small file in the run
 //! directory, written on every open and release, read once after a restart.
 //!
-//! Layout (native endian: it never leaves the machine): a header of [`HEADER`] bytes, then eight bytes for each inode, at
-//! `HEADER + 8 × ino`: open handles (u32) and mode (u32: 0 none, [`CACHED`], else the kernel's backing id). The file is
+//! Layout (native endian: it never leaves the machine): a header of `HEADER` bytes, then eight bytes for each inode, at
+//! `HEADER + 8 × ino`: open handles (u32) and mode (u32: 0 none, `CACHED`, else the kernel's backing id). The file is
 //! sparse; an inode that was never opened takes no space.
 //!
 //! Counts may be too high, never too low: an open is recorded before it is answered and a release after, so a death in between

@@ -3,34 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::index::IndexError;
-use crate::registry::RegistryError;
-
-/// Exit codes of the contract (sysexits.h) that mounting uses.
-pub mod exit {
-    /// Bad input.
-    pub const DATA: u8 = 65;
-    /// Not found.
-    pub const NO_INPUT: u8 = 66;
-    /// Unknown host.
-    pub const NO_HOST: u8 = 68;
-    /// Unavailable.
-    pub const UNAVAILABLE: u8 = 69;
-    /// A bug.
-    pub const SOFTWARE: u8 = 70;
-    /// Cannot create.
-    pub const CANNOT_CREATE: u8 = 73;
-    /// I/O.
-    pub const IO: u8 = 74;
-    /// Try later.
-    pub const TRY_LATER: u8 = 75;
-    /// Protocol or security refusal.
-    pub const PROTOCOL: u8 = 76;
-    /// Denied.
-    pub const DENIED: u8 = 77;
-    /// Configuration.
-    pub const CONFIG: u8 = 78;
-}
+use crate::exit;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -169,41 +142,6 @@ impl MountError {
             Self::Died { .. } | Self::CrashLoop { .. } => Some("its log says more: see `--log-file`"),
             _ => None,
         }
-    }
-}
-
-/// Exit code of a registry's refusal.
-#[must_use]
-pub fn registry_code(error: &RegistryError) -> u8 {
-    use crate::credentials::CredentialError;
-    match error {
-        RegistryError::InvalidReference { .. } | RegistryError::NotAnImage { .. } => exit::DATA,
-        RegistryError::NotFound(_) => exit::NO_INPUT,
-        RegistryError::Denied { .. } => exit::DENIED,
-        RegistryError::Credentials(CredentialError::NotFound(_)) => exit::NO_INPUT,
-        RegistryError::Credentials(CredentialError::Denied { .. }) => exit::DENIED,
-        RegistryError::Credentials(CredentialError::Source(_)) => exit::CONFIG,
-        RegistryError::Credentials(CredentialError::Unavailable(_)) => exit::UNAVAILABLE,
-        RegistryError::UnknownHost { .. } => exit::NO_HOST,
-        RegistryError::Unavailable { .. } => exit::UNAVAILABLE,
-        RegistryError::TooManyRequests { .. } => exit::TRY_LATER,
-        RegistryError::Protocol { .. } => exit::PROTOCOL,
-        RegistryError::Mismatch { .. } => exit::DATA,
-        RegistryError::Io { .. } => exit::IO,
-    }
-}
-
-/// Exit code of an index's refusal.
-#[must_use]
-pub fn index_code(error: &IndexError) -> u8 {
-    match error {
-        IndexError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => exit::NO_INPUT,
-        IndexError::Io(_) => exit::IO,
-        IndexError::NotAnIndex
-        | IndexError::Version { .. }
-        | IndexError::Length { .. }
-        | IndexError::Checksum(_)
-        | IndexError::Invalid(_) => exit::DATA,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::protocol::{MountRequest, Mounted, ServerReport, State};
+use super::protocol::{MountFlags, MountRequest, Mounted, ServerReport, State};
 use super::rundir::{KeeperState, Lock, RunDir};
 use super::unmount::{Attempt, RETRY, abort, attempt};
 use super::{MountError, mountinfo};
@@ -64,7 +64,7 @@ fn mounted(
     dir.write(&dir.server_config(), &request.server)?;
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
-    mount_at(&request.mountpoint, &request.server.name, &fuse)?;
+    mount_at(request, &fuse)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| MountError::Spawn { what: "keeper", source });
     let result = runtime.and_then(|runtime| {
@@ -96,16 +96,26 @@ fn open_fuse() -> Result<File, MountError> {
     if is_device { Ok(file) } else { Err(MountError::NoFuse(io::Error::other("not a character device"))) }
 }
 
-fn mount_at(mountpoint: &Path, image: &str, fuse: &File) -> Result<(), MountError> {
+fn mount_at(request: &MountRequest, fuse: &File) -> Result<(), MountError> {
     use std::os::fd::AsRawFd as _;
+    let (mountpoint, image) = (request.mountpoint.as_path(), request.server.name.as_str());
     let mode = std::fs::metadata(mountpoint).map(|m| m.mode()).unwrap_or(libc::S_IFDIR) & libc::S_IFMT;
     let options = format!(
         "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions,allow_other",
         fuse.as_raw_fd()
     );
-    // Devices and setuid work as in any root file system: only root gets here.
-    mount(Some(image), mountpoint, Some(mountinfo::FS_TYPE), MsFlags::MS_RDONLY, Some(options.as_str()))
+    // Devices and setuid work as in any root file system unless they are declined: only root gets here.
+    let flags = MsFlags::MS_RDONLY | declined(request.flags);
+    mount(Some(image), mountpoint, Some(mountinfo::FS_TYPE), flags, Some(options.as_str()))
         .map_err(|errno| MountError::Mount { path: mountpoint.to_owned(), source: errno.into() })
+}
+
+fn declined(flags: MountFlags) -> MsFlags {
+    let MountFlags { nosuid, nodev, noexec } = flags;
+    [(nosuid, MsFlags::MS_NOSUID), (nodev, MsFlags::MS_NODEV), (noexec, MsFlags::MS_NOEXEC)]
+        .into_iter()
+        .filter_map(|(declined, flag)| declined.then_some(flag))
+        .collect()
 }
 
 /// Raises the kernel's read-ahead: FUSE_INIT caps it at 128 KiB.

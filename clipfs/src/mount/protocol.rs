@@ -1,6 +1,7 @@
 //! What `clipfs mount`, keeper and server tell each other. JSON over pipes and files of the run directory; never a
 //! credential.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,10 +20,23 @@ pub struct MountRequest {
     pub unmount_timeout: Duration,
     /// The kernel's read-ahead in bytes.
     pub read_ahead: u64,
+    /// What of the image the kernel is not to honour.
+    pub flags: MountFlags,
     /// Log of keeper and server in background mode; `None` = a bounded file in the run directory.
     pub log_file: Option<PathBuf>,
     /// What the server serves.
     pub server: ServerConfig,
+}
+
+/// What of an image the kernel is not to honour; see mount(8). As in any root file system, all of it is by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountFlags {
+    /// Setuid and setgid bits, file capabilities.
+    pub nosuid: bool,
+    /// Devices.
+    pub nodev: bool,
+    /// Running programs.
+    pub noexec: bool,
 }
 
 /// Where the server's credentials come from. A source, never a secret.
@@ -55,6 +69,10 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// Files up to this size are fetched whole when opened.
     pub small_file: u64,
+    /// Fetch the whole image in the background.
+    pub prefetch_all: bool,
+    /// Where Prometheus may ask for metrics.
+    pub metrics: Option<SocketAddr>,
     /// Hand complete files to the kernel where possible.
     pub passthrough: bool,
     /// Plain http to registries that are not loopback.

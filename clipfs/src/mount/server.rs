@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,11 +16,13 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::error::{exit, index_code, registry_code, sentence};
+use super::error::sentence;
+use super::metrics::{self, Numbers};
 use super::protocol::{CredentialSource, ServerConfig, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::status::{Answer, ServerCounters};
 use crate::credentials::{Anonymous, CredentialError, CredentialProvider};
+use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
 use crate::fuse::{ClipFs, FuseOptions, Shared, session};
@@ -71,6 +74,9 @@ struct Served {
     fuse: Arc<Shared>,
     state: AtomicU8,
     digest: Digest,
+    dir: RunDir,
+    /// Where metrics are served.
+    metrics: Option<SocketAddr>,
 }
 
 /// Entry point of the hidden subcommand `server RUN_DIR`: serves the connection that is its standard input until the mount is gone.
@@ -115,8 +121,10 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     let adopted =
         ledger.kernel_init().map_err(|e| Refusal::of_io("reading the handle ledger", &e))?.is_some();
     let runtime = runtime().map_err(|e| Refusal::of_io("starting threads", &e))?;
-    let served = runtime.block_on(prepare(&config, ledger, adopted, runtime.handle().clone()))?;
-    let (served, filesystem) = served;
+    let metrics = bind_metrics(&config, adopted)?;
+    let served = runtime.block_on(prepare(&config, dir, ledger, adopted, runtime.handle().clone()))?;
+    let (mut served, filesystem) = served;
+    served.metrics = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     // The first word on the connection: from here on requests are answered.
     let session = session::open(filesystem, fuse).map_err(|e| Refusal::of_io("FUSE handshake", &e))?;
     let served = Arc::new(served);
@@ -129,10 +137,18 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
         // A mount without status is better than none.
         Err(error) => tracing::warn!(%error, "no control socket"),
     }
+    if let Some(listener) = metrics {
+        let served = Arc::clone(&served);
+        runtime.spawn(metrics::http::serve(listener, Arc::new(move || metrics::render(&numbers(&served)))));
+    }
     runtime.spawn(watch(Arc::clone(&served)));
     let ready = ServerReport::Ready { state: state_of(&served.state) };
     if let Err(error) = send(report, &ready) {
         tracing::debug!(%error, "the keeper does not listen");
+    }
+    if config.prefetch_all {
+        let reader = served.reader.clone();
+        runtime.spawn(async move { reader.prefetch_all(config.cache_size).await });
     }
     let result = session.run();
     if result.is_err() {
@@ -141,6 +157,23 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     }
     runtime.shutdown_background();
     result.map_err(|e| Refusal::of_io("serving the mount", &e))
+}
+
+/// Takes the address of the metrics. One that cannot be had refuses the mount, now and not when somebody misses them; but a
+/// server that takes over refuses nothing.
+fn bind_metrics(config: &ServerConfig, adopted: bool) -> Result<Option<TcpListener>, Refusal> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    match metrics::http::bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if adopted => {
+            tracing::warn!(%address, %error, "no metrics");
+            Ok(None)
+        }
+        Err(error) => {
+            let message = format!("cannot serve metrics at {address}: {error}");
+            Err(Refusal { message, code: exit::CANNOT_CREATE })
+        }
+    }
 }
 
 fn read_config(dir: &RunDir) -> io::Result<ServerConfig> {
@@ -174,6 +207,7 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn prepare(
     config: &ServerConfig,
+    dir: &RunDir,
     ledger: Ledger,
     adopted: bool,
     runtime: tokio::runtime::Handle,
@@ -182,7 +216,7 @@ async fn prepare(
     let path = config.index.clone();
     let index = blocking(move || {
         ClipIndex::open(&path).map_err(|e| {
-            let code = index_code(&e);
+            let code = exit::index(&e);
             Refusal { message: format!("{}: {}", path.display(), sentence(&e)), code }
         })
     })
@@ -197,7 +231,7 @@ async fn prepare(
     }
     let options =
         StoreOptions { dir: config.cache_dir.clone(), quota: config.cache_size, memory: config.memory };
-    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::CANNOT_CREATE)));
+    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::store(&e))));
     let (store, source) = tokio::join!(store, open_source(config));
     let (store, source) = (Arc::new(store?), source?);
     let state = match &source {
@@ -212,7 +246,9 @@ async fn prepare(
     let filesystem = ClipFs::new(vfs, reader.clone(), options, ledger, runtime)
         .map_err(|e| Refusal::of_io("reading the handle ledger", &e))?;
     let fuse = filesystem.shared();
-    Ok((Served { source, store, reader, fuse, state: AtomicU8::new(state as u8), digest }, filesystem))
+    let state = AtomicU8::new(state as u8);
+    let served = Served { source, store, reader, fuse, state, digest, dir: dir.clone(), metrics: None };
+    Ok((served, filesystem))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -223,7 +259,7 @@ async fn blocking<T: Send + 'static>(
 
 async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refusal> {
     let Some(image) = &config.image else { return Ok(None) };
-    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
+    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::USAGE))?;
     let credentials: Arc<dyn CredentialProvider> = match config.credentials {
         CredentialSource::Anonymous => Arc::new(Anonymous),
     };
@@ -237,7 +273,7 @@ async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refus
     };
     let source = ImageSource::open(&spec, options).await;
     source.map(Some).map_err(|e| {
-        let code = registry_code(&e);
+        let code = exit::registry(&e);
         Refusal::new(&e, code)
     })
 }
@@ -250,7 +286,7 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     match tokio::time::timeout(CHECK_TIMEOUT, source.check(digest)).await {
         Ok(Ok(())) => Ok(State::Ok),
         Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
-            let code = registry_code(&error);
+            let code = exit::registry(&error);
             Err(Refusal::new(&error, code))
         }
         Ok(Err(error)) => {
@@ -355,9 +391,26 @@ fn answer(served: &Served) -> Answer {
         read_p99_micros: Histogram::quantile(&latency, 0.99),
         verify_failures: read.verify_failures,
         registry_requests: registry.requests,
+        prefetch: served.reader.prefetch_state(),
+        metrics: served.metrics,
         last_error: served.reader.last_error(),
     };
     Answer { pid: std::process::id(), state: state_of(&served.state), counters }
+}
+
+fn numbers(served: &Served) -> Numbers {
+    let (store, latency) = (served.store.stats(), &served.fuse.stats().read_latency);
+    Numbers {
+        read: served.reader.stats(),
+        latency: latency.counts(),
+        latency_sum_micros: latency.sum_micros(),
+        answers: served.source.as_ref().map(ImageSource::answers).unwrap_or_default(),
+        token_requests: served.source.as_ref().map(ImageSource::stats).unwrap_or_default().token_requests,
+        cache_bytes: store.disk_bytes,
+        evictions: store.evictions,
+        // The keeper counts; it writes its first state when the mount serves.
+        server_restarts: served.dir.state().map_or(0, |kept| kept.server_restarts),
+    }
 }
 
 /// To three digits: enough for a ratio, and exact in integers until the last step.

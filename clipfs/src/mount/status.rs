@@ -1,6 +1,7 @@
 //! `clipfs status`: the document of the contract, asked of the server through its control socket.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use super::protocol::State;
 use super::rundir::{self, KeeperState, RunDir};
 use super::{MountError, mountinfo};
+use crate::read::PrefetchState;
 
 /// A server that lives answers at once: it reads counters.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,6 +54,11 @@ pub struct ServerCounters {
     pub verify_failures: u64,
     /// Requests sent to registries.
     pub registry_requests: u64,
+    /// How far the prefetch of the whole image has come.
+    #[serde(default)]
+    pub prefetch: PrefetchState,
+    /// Where metrics are served; `None` = nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The last read error.
     pub last_error: Option<String>,
 }

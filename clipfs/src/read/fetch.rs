@@ -24,11 +24,13 @@ pub(super) enum Cause {
     Demand,
     /// A sequential reader will want it.
     Ahead,
+    /// The whole image was asked for.
+    Prefetch,
 }
 
 /// Chunks asked for in one request: enough to make the round trip small beside the transfer, few enough that several
 /// requests share the work.
-const RUN_CHUNKS: usize = 4;
+pub(super) const RUN_CHUNKS: usize = 4;
 
 /// A chunk that somebody leads.
 pub(super) struct Wanted {
@@ -38,8 +40,8 @@ pub(super) struct Wanted {
 }
 
 impl Inner {
-    /// Begins to fetch chunks that the caller leads: neighbours in one request. `slot` is a read-ahead slot already
-    /// held; demand waits for its slot inside the task.
+    /// Begins to fetch chunks that the caller leads: neighbours in one request. `slot` is a slot for read-ahead or prefetch
+    /// already held; demand waits for its slot inside the task.
     pub(super) fn start(
         self: &Arc<Self>,
         leaders: Vec<(u32, u32, Leader)>,
@@ -78,7 +80,7 @@ impl Inner {
                 let _ahead = slot;
                 let _demand = match cause {
                     Cause::Demand => Arc::clone(&inner.demand_slots).acquire_owned().await.ok(),
-                    Cause::Ahead => None,
+                    Cause::Ahead | Cause::Prefetch => None,
                 };
                 if cause == Cause::Demand {
                     // After an outage, those who wait come before what was asked for in vain.
@@ -249,6 +251,7 @@ impl Inner {
         match cause {
             Cause::Demand => self.counters.fetched_demand.add(range.end - range.start),
             Cause::Ahead => self.counters.fetched_ahead.add(range.end - range.start),
+            Cause::Prefetch => self.counters.fetched_prefetch.add(range.end - range.start),
         }
         source.blob_range(&blob, range).await.map_err(|e| ReadError::Registry(Arc::clone(name), Arc::new(e)))
     }

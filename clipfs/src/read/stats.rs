@@ -17,6 +17,8 @@ pub struct ReadStats {
     pub fetched_demand: u64,
     /// Compressed bytes asked of the registry ahead of a sequential reader.
     pub fetched_ahead: u64,
+    /// Compressed bytes asked of the registry because the whole image was asked for.
+    pub fetched_prefetch: u64,
 }
 
 /// A counter that many tasks add to.
@@ -37,6 +39,7 @@ pub(super) struct Counters {
     pub(super) verify_failures: Counter,
     pub(super) fetched_demand: Counter,
     pub(super) fetched_ahead: Counter,
+    pub(super) fetched_prefetch: Counter,
 }
 
 impl Counters {
@@ -49,6 +52,7 @@ impl Counters {
             verify_failures: get(&self.verify_failures),
             fetched_demand: get(&self.fetched_demand),
             fetched_ahead: get(&self.fetched_ahead),
+            fetched_prefetch: get(&self.fetched_prefetch),
         }
     }
 }

@@ -114,7 +114,11 @@ impl Http {
             request = request.body(secrecy::ExposeSecret::expose_secret(&form).to_owned());
         }
         let limit = self.timeouts.connect + self.timeouts.progress;
-        match tokio::time::timeout(limit, request.send()).await {
+        let outcome = tokio::time::timeout(limit, request.send()).await;
+        let code =
+            outcome.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|answer| answer.status().as_u16());
+        self.counters.answered(&host, code);
+        match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(&error, &host)),
             Err(_) => Err(Failure::transient(RegistryError::Unavailable {

@@ -7,6 +7,7 @@ mod debian;
 mod lazy;
 mod oddities;
 mod offline;
+mod operations;
 mod support;
 mod survival;
 mod trust;
