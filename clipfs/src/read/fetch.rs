@@ -52,6 +52,7 @@ impl Inner {
         for (layer, chunk, leader) in leaders {
             // The last leader may have landed between our look into memory and our leading.
             if let Some(bytes) = self.chunk_in_memory(&leader.key()) {
+                self.keep_found(layer, chunk, &bytes);
                 leader.land(Ok(bytes));
                 continue;
             }
