@@ -33,8 +33,8 @@ impl Output {
         }
         let temp =
             tempfile::Builder::new().prefix(".clipfs-").suffix(".tmp").tempfile_in(&dir).map_err(|e| {
-                // tempfile names its random path; ours says more.
-                error(io::Error::from_raw_os_error(e.raw_os_error().unwrap_or(libc::EIO)))
+                // tempfile wraps the error to name its random path; ours says more.
+                error(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error))
             })?;
         Ok(Self { path: path.to_owned(), dir, temp })
     }
