@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -128,6 +129,8 @@ struct Inner {
     decode_slots: Arc<Semaphore>,
     keep_budget: Arc<Semaphore>,
     keep_slots: Arc<Semaphore>,
+    /// The disk has not taken a chunk for long: nobody waits for it until it takes one again.
+    disk_stalled: AtomicBool,
     kept: keep::Kept,
     /// Chunks that wait to be written behind: within `keep_budget`.
     queued: Mutex<HashMap<MemoryKey, Bytes>>,
@@ -166,6 +169,7 @@ impl Reader {
             decode_slots: Arc::new(Semaphore::new(cores)),
             keep_budget: Arc::new(Semaphore::new(KEEP_KIB)),
             keep_slots: Arc::new(Semaphore::new(KEEP_TASKS)),
+            disk_stalled: AtomicBool::new(false),
             counters: stats::Counters::default(),
             prefetch: prefetch::Shared::default(),
             last_error: Mutex::default(),
@@ -191,22 +195,28 @@ impl Reader {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, content: ContentId, offset: u64, len: u32) -> Result<Bytes, ReadError> {
+        self.within_deadline(self.0.read(content, offset, len)).await
+    }
+
+    /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one
+    /// is `Cached`, and becomes an object once all of it has been read. Within the deadline.
+    ///
+    /// # Errors
+    /// A small file cannot be had: said at once, rather than after a second deadline by its first read.
+    pub async fn open(&self, content: ContentId) -> Result<Opened, ReadError> {
+        self.within_deadline(self.0.open(content)).await
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, ReadError>>,
+    ) -> Result<T, ReadError> {
         let limit = self.0.options.timeout;
-        let outcome = match tokio::time::timeout(limit, self.0.read(content, offset, len)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(ReadError::Deadline(limit)),
-        };
+        let outcome = tokio::time::timeout(limit, work).await.unwrap_or(Err(ReadError::Deadline(limit)));
         if let Err(error) = &outcome {
             *lock(&self.0.last_error) = Some(chain(error));
         }
         outcome
-    }
-
-    /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one
-    /// is `Cached`, and becomes an object once all of it has been read. Never an error: a file whose bytes cannot be had
-    /// opens `Cached`, and its reads tell. Not bounded by the deadline: the caller's business.
-    pub async fn open(&self, content: ContentId) -> Opened {
-        self.0.open(content).await.map_or(Opened::Cached, Opened::Object)
     }
 
     /// Counters since the start.
@@ -341,30 +351,29 @@ impl Inner {
         lock(&self.ahead).took(id, until);
     }
 
-    async fn open(self: &Arc<Self>, id: ContentId) -> Option<ObjectFile> {
-        let content = self.index.content(id)?;
+    async fn open(self: &Arc<Self>, id: ContentId) -> Result<Opened, ReadError> {
+        let content = self.index.content(id).ok_or(ReadError::NoContent)?;
         if content.sparse {
-            return None;
+            return Ok(Opened::Cached);
         }
         if let Some(object) = self.complete_object(id, content).await {
-            return Some(object);
+            return Ok(Opened::Object(object));
         }
         if content.size > self.options.small_file.max(u64::from(MAX_CHUNK)) {
-            return None; // No need to plan a terabyte to see that it is no chunk.
+            return Ok(Opened::Cached); // No need to plan a terabyte to see that it is no chunk.
         }
-        let pieces = plan::plan(&self.index, id, 0, content.size).ok()?;
-        if pieces.len() > 1 && content.size > self.options.small_file {
-            return None;
+        let pieces = plan::plan(&self.index, id, 0, content.size).map_err(|_| ReadError::NoContent)?;
+        let len = u32::try_from(content.size).unwrap_or(u32::MAX);
+        if pieces.len() > 1 && content.size > self.options.small_file || len == u32::MAX {
+            return Ok(Opened::Cached);
         }
-        let len = u32::try_from(content.size).ok()?;
-        let bytes = self.read(id, 0, len).await.ok()?;
+        let bytes = self.read(id, 0, len).await?;
         let inner = Arc::clone(self);
-        self.blocking(move || {
+        let object = self.blocking(move || {
             inner.store.put_object(&content.digest, &bytes);
             inner.store.object(&content.digest, content.size)
-        })
-        .await
-        .flatten()
+        });
+        Ok(object.await.flatten().map_or(Opened::Cached, Opened::Object))
     }
 
     fn chunk_key(&self, layer: u32, chunk: u32) -> Option<MemoryKey> {

@@ -219,7 +219,7 @@ impl Inner {
                 self.will_keep(layer, chunk);
                 self.store.memory_put(leader.key(), bytes.clone());
                 leader.land(Ok(bytes.clone()));
-                self.keep(layer, record, bytes).await;
+                self.keep(layer, chunk, record, bytes).await;
             }
             Err(error) => leader.land(Err(error)),
         }

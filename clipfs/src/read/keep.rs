@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -10,6 +11,10 @@ use super::{Inner, lock};
 use crate::index::{ChunkRecord, ClipIndex, Content, ContentId};
 use crate::num::{idx, to_u64, to_usize};
 use crate::store::MemoryKey;
+
+/// How long fetching waits for a full queue: longer than a disk under load takes for one chunk, far less than a read's
+/// deadline.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Which chunks were written behind, one bit each. Memory names chunks by what they hold: it has those that another image,
 /// or a twin in the same one, brought there, and the disk has not.
@@ -26,6 +31,12 @@ impl Kept {
     fn mark(&self, layer: u32, chunk: u32) -> bool {
         let bit = 1 << (chunk % 64);
         self.word(layer, chunk).is_none_or(|word| word.fetch_or(bit, Relaxed) & bit != 0)
+    }
+
+    fn unmark(&self, layer: u32, chunk: u32) {
+        if let Some(word) = self.word(layer, chunk) {
+            word.fetch_and(!(1 << (chunk % 64)), Relaxed);
+        }
     }
 
     fn is_marked(&self, layer: u32, chunk: u32) -> bool {
@@ -67,18 +78,37 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::keep`], on a thread that may block: writes by itself when the queue is full.
-    pub(super) fn keep_blocking(self: &Arc<Self>, layer: u32, record: ChunkRecord, bytes: Bytes) {
-        match Arc::clone(&self.keep_budget).try_acquire_many_owned(kib(&bytes)) {
-            Ok(budget) => self.write_behind(layer, record, bytes, budget),
-            Err(_full) => self.scatter(layer, &record, &bytes),
+    /// As [`Inner::keep`], on a thread that may block.
+    pub(super) fn keep_blocking(self: &Arc<Self>, layer: u32, chunk: u32, record: ChunkRecord, bytes: Bytes) {
+        let start = Instant::now();
+        loop {
+            if let Ok(budget) = Arc::clone(&self.keep_budget).try_acquire_many_owned(kib(&bytes)) {
+                return self.write_behind(layer, record, bytes, budget);
+            }
+            if self.disk_stalled.load(Relaxed) || start.elapsed() > PATIENCE {
+                return self.do_without(layer, chunk);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Queues a verified chunk for the disk. Waits only when the queue is full: then fetching must not outrun the disk.
-    pub(super) async fn keep(self: &Arc<Self>, layer: u32, record: ChunkRecord, bytes: Bytes) {
-        let Ok(budget) = Arc::clone(&self.keep_budget).acquire_many_owned(kib(&bytes)).await else { return };
-        self.write_behind(layer, record, bytes, budget);
+    /// Queues a verified chunk for the disk. Waits when the queue is full, since fetching must not outrun the disk; but not
+    /// for a disk that has stopped: a reader never waits for that.
+    pub(super) async fn keep(self: &Arc<Self>, layer: u32, chunk: u32, record: ChunkRecord, bytes: Bytes) {
+        let budget = Arc::clone(&self.keep_budget).acquire_many_owned(kib(&bytes));
+        let patience = if self.disk_stalled.load(Relaxed) { Duration::ZERO } else { PATIENCE };
+        match tokio::time::timeout(patience, budget).await {
+            Ok(Ok(budget)) => self.write_behind(layer, record, bytes, budget),
+            Ok(Err(_)) | Err(_) => self.do_without(layer, chunk),
+        }
+    }
+
+    /// The disk is not taking the chunk: it is served without, and whoever finds it in memory later tries again.
+    fn do_without(&self, layer: u32, chunk: u32) {
+        if !self.disk_stalled.swap(true, Relaxed) {
+            tracing::warn!("the cache's disk takes nothing: serving without it until it does");
+        }
+        self.kept.unmark(layer, chunk);
     }
 
     fn write_behind(
@@ -96,6 +126,7 @@ impl Inner {
             let Ok(_slot) = inner.keep_slots.acquire().await else { return };
             let scatter = Arc::clone(&inner);
             inner.blocking(move || scatter.scatter(layer, &record, &bytes)).await;
+            inner.disk_stalled.store(false, Relaxed);
             let written = lock(&inner.queued).remove(&key);
             drop(written);
         });

@@ -176,7 +176,7 @@ impl Inner {
             self.store.memory_put(key, bytes.clone());
             self.flights.pass(&key, &bytes);
         }
-        self.keep_blocking(layer, record, bytes.clone());
+        self.keep_blocking(layer, chunk, record, bytes.clone());
         Ok(bytes)
     }
 
