@@ -120,7 +120,7 @@ fn replaced_symlink() -> impl Strategy<Value = [Vec<Entry>; 2]> {
     let put = |all: Vec<(Vec<u8>, EntryKind, Entry)>| {
         all.into_iter().map(|(path, kind, entry)| Entry { path, kind, ..entry }).collect::<Vec<_>>()
     };
-    let lower = lower.map(named).to_vec();
+    let lower = Vec::from(lower.map(named));
     let upper = prop::sample::subsequence(upper, 1..=9)
         .prop_shuffle()
         .prop_flat_map(move |upper| upper.into_iter().map(named).collect::<Vec<_>>());
