@@ -87,6 +87,12 @@ impl Inner {
         Arc::clone(lock(&self.partials).get_or_insert(id, || partial))
     }
 
+    /// Ranges of a content that its partial object does not have. Memory only: `None` if that is not open.
+    pub(super) fn missing_on_disk(&self, id: ContentId) -> Option<Vec<std::ops::Range<u64>>> {
+        let partial = lock(&self.partials).get(&id).map(Arc::clone);
+        partial.map(|partial| partial.missing())
+    }
+
     /// A range from a partial object; the segment that holds it stays in memory.
     fn read_segment(&self, partial: &Partial, content: &Content, offset: u64, len: usize) -> Option<Bytes> {
         let (start, bytes) = partial.read(offset)?;
