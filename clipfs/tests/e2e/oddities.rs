@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use fixtures::content::Content;
-use fixtures::image::Image;
+use fixtures::image::{Image, ImageBuilder};
 use fixtures::images;
+use fixtures::layer::{Compress, Entry};
 
 use crate::support::{Sandbox, assert_same_trees, describe, layout, tool, walk};
 
@@ -47,6 +48,59 @@ fn the_mount_of_oddities_equals_what_umoci_unpacks() {
         }
     }
     assert_same_trees(&ours, &theirs);
+}
+
+/// Differs of overlay file systems write a directory in place of a symlink as an opaque one.
+#[test]
+fn whiteouts_below_a_replaced_symlink_do_what_umoci_does() {
+    let lower = [
+        Entry::dir("usr/"),
+        Entry::dir("usr/lib64/"),
+        Entry::file("usr/lib64/ld.so", "ld\n"),
+        Entry::file("usr/lib64/libc", "libc\n"),
+        Entry::symlink("opaque", "usr/lib64"),
+        Entry::symlink("plain", "usr/lib64"),
+        Entry::symlink("gone", "usr/lib64"),
+        Entry::dir("other/"),
+        Entry::file("other/libc", "another\n"),
+        Entry::file("other/left", "left\n"),
+        Entry::symlink("moved", "usr/lib64"),
+        Entry::dir("early-target/"),
+        Entry::file("early-target/lost", "lost\n"),
+        Entry::symlink("early", "early-target"),
+    ];
+    let upper = [
+        Entry::dir("opaque/"),
+        Entry::file("opaque/.wh..wh..opq", ""),
+        Entry::file("opaque/new", "new\n"),
+        Entry::dir("plain/"),
+        Entry::file("plain/.wh.libc", ""),
+        Entry::file(".wh.gone", ""),
+        Entry::file("gone/.wh.libc", ""),
+        Entry::symlink("moved", "other"),
+        Entry::file("moved/.wh.libc", ""),
+        Entry::file("early/.wh..wh..opq", ""),
+        Entry::dir("early/"),
+    ];
+    let how = Compress::Gzip { level: 6 };
+    let image = ImageBuilder::new().layer(lower, how).layer(upper, how).build();
+    let mut sandbox = Sandbox::new();
+    let mountpoint = mount_image(&mut sandbox, &image);
+    let unpacked = sandbox.path("unpacked");
+    image.write_layout_as(&sandbox.path("for-umoci"), "links").unwrap();
+    let from = format!("{}:links", sandbox.path("for-umoci").display());
+    tool("umoci", ["unpack", "--image", &from, unpacked.to_str().unwrap()]);
+    let rootfs = unpacked.join("rootfs");
+    let names = |root: &Path| walk(root).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&mountpoint), names(&rootfs));
+    for (file, content) in [
+        ("usr/lib64/ld.so", "ld\n"),
+        ("usr/lib64/libc", "libc\n"),
+        ("opaque/new", "new\n"),
+        ("moved/left", "left\n"),
+    ] {
+        assert_eq!(fs::read_to_string(mountpoint.join(file)).unwrap(), content, "{file}");
+    }
 }
 
 #[test]
