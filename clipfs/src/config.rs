@@ -104,7 +104,7 @@ pub struct Layer {
     pub plain_http: Option<bool>,
     /// See [`Settings::hosts_dir`].
     pub hosts_dir: Option<PathBuf>,
-    /// See [`Settings::credential_plugin`].
+    /// A credential plugin. There are none yet; who names one must not get anonymous access instead.
     pub credential_plugin: Option<String>,
     /// See [`Settings::metrics`].
     pub metrics: Option<std::net::SocketAddr>,
@@ -147,8 +147,6 @@ pub struct Settings {
     pub plain_http: bool,
     /// containerd's `certs.d`.
     pub hosts_dir: Option<PathBuf>,
-    /// Credential plugin: a path, `docker:PATH` or `kubelet:PATH`.
-    pub credential_plugin: Option<String>,
     /// Address that answers with Prometheus metrics.
     pub metrics: Option<std::net::SocketAddr>,
     /// Filter of log lines: a level, or `target=level` pairs.
@@ -233,6 +231,10 @@ impl Settings {
     pub fn resolve(flags: Layer, file: Layer) -> Result<Self, ConfigError> {
         let mib = |n: u64| ByteSize(n << 20);
         let seconds = |n| Span(std::time::Duration::from_secs(n));
+        if flags.credential_plugin.is_some() || file.credential_plugin.is_some() {
+            let reason = "credential plugins are not supported by this version".into();
+            return Err(ConfigError::Value { key: "credential_plugin", reason });
+        }
         let settings = Self {
             cache_dir: flags.cache_dir.or(file.cache_dir).unwrap_or_else(|| "/var/cache/clipfs".into()),
             cache_size: flags.cache_size.or(file.cache_size).unwrap_or(mib(20 << 10)),
@@ -251,7 +253,6 @@ impl Settings {
                 .unwrap_or(ByteSize(u64::from(crate::decode::DEFAULT_CHUNK))),
             plain_http: flags.plain_http.or(file.plain_http).unwrap_or(false),
             hosts_dir: flags.hosts_dir.or(file.hosts_dir),
-            credential_plugin: flags.credential_plugin.or(file.credential_plugin),
             metrics: flags.metrics.or(file.metrics),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
@@ -337,6 +338,18 @@ mod tests {
         assert!(with(Layer { read_timeout: zero, ..Layer::default() }).starts_with("setting read_timeout"));
         let tiny = Some(ByteSize(1));
         assert!(with(Layer { chunk_size: tiny, ..Layer::default() }).starts_with("setting chunk_size"));
+    }
+
+    #[test]
+    fn a_credential_plugin_is_refused_wherever_it_is_named() {
+        let plugin = || parse("credential_plugin = \"/bin/x\"").unwrap();
+        for (flags, file) in [(plugin(), Layer::default()), (Layer::default(), plugin())] {
+            let error = Settings::resolve(flags, file).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "setting credential_plugin: credential plugins are not supported by this version"
+            );
+        }
     }
 
     #[test]

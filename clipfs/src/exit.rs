@@ -56,8 +56,11 @@ pub fn registry(error: &RegistryError) -> u8 {
         }
         RegistryError::UnknownHost { .. } => NO_HOST,
         RegistryError::TooManyRequests { .. } => TRY_LATER,
-        RegistryError::Protocol { .. } => PROTOCOL,
-        RegistryError::Mismatch { .. } | RegistryError::NotAnImage { .. } => DATA,
+        RegistryError::Protocol { .. } | RegistryError::NotTls { .. } => PROTOCOL,
+        RegistryError::Configuration { .. } => CONFIG,
+        RegistryError::Mismatch { .. }
+        | RegistryError::NotAnImage { .. }
+        | RegistryError::NoPlatform { .. } => DATA,
         RegistryError::Io { source, .. } => io(source),
     }
 }

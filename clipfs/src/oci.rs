@@ -5,6 +5,7 @@
 pub mod digest;
 pub mod manifest;
 pub mod platform;
+pub mod printable;
 pub mod reference;
 
 pub use digest::Digest;

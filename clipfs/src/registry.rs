@@ -20,6 +20,7 @@ mod auth;
 mod challenge;
 mod classify;
 mod client;
+mod deadline;
 mod docker_archive;
 mod endpoint;
 mod guard;
@@ -38,6 +39,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub use deadline::within;
 pub use error::RegistryError;
 pub use stream::BlobStream;
 use {local::Local, remote::Remote, stream::HttpStream};

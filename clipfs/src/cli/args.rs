@@ -46,6 +46,9 @@ pub(super) struct GlobalArgs {
     /// Where running mounts are described [default: /run/clipfs]
     #[arg(long, global = true, value_name = "DIR", env = "CLIPFS_RUN_DIR", hide = true)]
     pub(super) run_dir: Option<PathBuf>,
+    /// Always refused: read so that nobody who sets it gets anonymous access instead
+    #[arg(long, global = true, value_name = "PLUGIN", env = "CLIPFS_CREDENTIAL_PLUGIN", hide = true)]
+    pub(super) credential_plugin: Option<String>,
 }
 
 /// How to reach images.
@@ -55,7 +58,7 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", env = "CLIPFS_PLATFORM")]
     pub(super) platform: Option<Platform>,
     /// Allow plain http to registries that are not on this machine
-    #[arg(long, env = "CLIPFS_PLAIN_HTTP")]
+    #[arg(long, env = "CLIPFS_PLAIN_HTTP", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) plain_http: bool,
     /// Directory of containerd's certs.d: mirrors, CA files, client certificates
     #[arg(long, value_name = "DIR", env = "CLIPFS_HOSTS_DIR")]
@@ -362,6 +365,7 @@ impl Command {
             log_level: global.log_level.clone(),
             log_format: global.log_format,
             run_dir: global.run_dir.clone(),
+            credential_plugin: global.credential_plugin.clone(),
             cache_dir: cache.and_then(|c| c.cache_dir.clone()),
             cache_size: cache.and_then(|c| c.cache_size),
             // The flag can only say yes; its absence leaves the word to the settings file.

@@ -1,6 +1,7 @@
 //! `clipfs cache`: the store, looked after.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use super::args::CacheCommand;
 use super::context::Context;
 use super::failure::Failure;
 use super::output::{Output, percent, printable, size};
-use crate::store::{Store, StoreOptions, StoreStats, VerifyReport};
+use crate::store::{Store, StoreError, StoreOptions, StoreStats, VerifyReport};
 
 #[derive(Debug, Serialize)]
 struct StatReport {
@@ -30,20 +31,32 @@ struct FreedReport {
 /// Runs the command. Blocking: called without a runtime.
 pub(super) fn run(context: &Context, command: &CacheCommand) -> Result<(), Failure> {
     let settings = &context.settings;
+    // Who only asks must not make a cache.
+    if let CacheCommand::Stat(args) = command
+        && !has_store(&settings.cache_dir)
+            .map_err(|source| StoreError::Open { dir: settings.cache_dir.clone(), source })?
+    {
+        return stat(context, StoreStats::default(), args.json);
+    }
     let store = Store::open(StoreOptions {
         dir: settings.cache_dir.clone(),
         quota: settings.cache_size.0,
         memory: settings.memory.0,
     })?;
     match command {
-        CacheCommand::Stat(args) => stat(context, &store, args.json),
+        CacheCommand::Stat(args) => stat(context, store.stats(), args.json),
         CacheCommand::Gc(args) => freed(&store, store.gc(args.target.map(|target| target.0))?, args.json),
         CacheCommand::Clear(args) => freed(&store, store.clear()?, args.json),
         CacheCommand::Verify(args) => verify(&store, args.json),
     }
 }
 
-fn stat(context: &Context, store: &Store, json: bool) -> Result<(), Failure> {
+/// Whether a directory holds a store: opening one makes `objects` in it.
+fn has_store(cache_dir: &Path) -> io::Result<bool> {
+    cache_dir.join("objects").try_exists()
+}
+
+fn stat(context: &Context, store: StoreStats, json: bool) -> Result<(), Failure> {
     let (mut indexes, mut index_bytes) = (0, 0);
     for entry in std::fs::read_dir(context.settings.cache_dir.join("index")).into_iter().flatten().flatten() {
         if let Ok(meta) = entry.metadata()
@@ -54,11 +67,11 @@ fn stat(context: &Context, store: &Store, json: bool) -> Result<(), Failure> {
         }
     }
     let report = StatReport {
-        cache_dir: store.dir().to_owned(),
+        cache_dir: context.settings.cache_dir.clone(),
         quota_bytes: context.settings.cache_size.0,
         indexes,
         index_bytes,
-        store: store.stats(),
+        store,
     };
     let mut out = Output::new();
     if json {

@@ -119,8 +119,8 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         RegistryError::Denied { .. } => Some("the image may be private, or its name wrong"),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),
         RegistryError::TooManyRequests { .. } => Some("try again later"),
-        RegistryError::Protocol { .. } => Some("for a registry without TLS, say --plain-http"),
-        RegistryError::NotAnImage { .. } => Some("for another platform, say --platform OS/ARCH"),
+        RegistryError::NotTls { .. } => Some("for a registry without TLS, say --plain-http"),
+        RegistryError::NoPlatform { .. } => Some("for another platform, say --platform OS/ARCH"),
         _ => None,
     }
 }
@@ -146,6 +146,7 @@ mod tests {
     fn failures_have_the_codes_of_the_contract() {
         let text = String::new;
         let denied = || RegistryError::Denied { host: text(), what: text(), reason: text() };
+        let no_platform = || RegistryError::NoPlatform { what: text(), platform: text(), detail: text() };
         let unavailable = || RegistryError::Unavailable { host: text(), reason: text() };
         let fetch = |source| Failure::Build(BuildError::Fetch { layer: layer(), source });
         let undecodable = |source| Failure::Build(BuildError::Decode { layer: layer(), source });
@@ -173,6 +174,9 @@ mod tests {
             (69, Failure::Registry(unavailable())),
             (75, Failure::Registry(RegistryError::TooManyRequests { host: text(), retry_after: None })),
             (76, Failure::Registry(RegistryError::Protocol { host: text(), reason: text() })),
+            (76, Failure::Registry(RegistryError::NotTls { host: text() })),
+            (78, Failure::Registry(RegistryError::Configuration { what: text(), reason: text() })),
+            (65, Failure::Registry(no_platform())),
             (77, Failure::Registry(denied())),
             (77, fetch(denied())),
             (66, fetch(RegistryError::NotFound(text()))),
@@ -244,5 +248,12 @@ mod tests {
         let fetch = BuildError::Fetch { layer: layer(), source: RegistryError::NotFound(String::new()) };
         assert!(hint(Failure::Build(fetch)).contains("tag"));
         assert_eq!(hint(Failure::Interrupted(2)), "");
+        // Advice to give up TLS or to choose another image only where it is the answer.
+        let (text, registry) = (String::new, |error| hint(Failure::Registry(error)));
+        assert!(registry(RegistryError::NotTls { host: text() }).contains("--plain-http"));
+        assert_eq!(registry(RegistryError::Protocol { host: text(), reason: text() }), "");
+        let missing = RegistryError::NoPlatform { what: text(), platform: text(), detail: text() };
+        assert!(registry(missing).contains("--platform"));
+        assert_eq!(registry(RegistryError::NotAnImage { what: text(), reason: text() }), "");
     }
 }

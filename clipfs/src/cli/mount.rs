@@ -16,7 +16,7 @@ use crate::mount::{
 };
 use crate::oci::{Digest, ImageSpec};
 use crate::read::PrefetchState;
-use crate::registry::{ImageSource, RegistryError, ResolvedImage};
+use crate::registry::{ImageSource, RegistryError, ResolvedImage, within};
 
 /// Everything that must be known before mounting: checks the mountpoint, finds the image and its index, builds it if
 /// there is none.
@@ -88,7 +88,7 @@ async fn resolve(
 ) -> Result<ResolvedImage, Failure> {
     let limit = context.settings.mount_timeout.0;
     let timeout = || Failure::Timeout { image: spec.to_string(), seconds: limit.as_secs() };
-    let resolved = tokio::time::timeout(limit, source.resolve(&context.platform)).await;
+    let resolved = tokio::time::timeout(limit, within(limit, source.resolve(&context.platform))).await;
     Ok(resolved.map_err(|_| timeout())??)
 }
 

@@ -139,7 +139,9 @@ impl MountError {
             Self::NoFuse(_) => Some("load the module with `modprobe fuse`, or give the container /dev/fuse"),
             Self::NoMountpoint(_) => Some("create it with `mkdir -p`"),
             Self::AlreadyMounted(_) => Some("unmount it first with `clipfs umount`"),
-            Self::Died { .. } | Self::CrashLoop { .. } => Some("its log says more: see `--log-file`"),
+            Self::Died { .. } | Self::CrashLoop { .. } => {
+                Some("keep its log, which says more, with `log_file` in the settings file")
+            }
             _ => None,
         }
     }

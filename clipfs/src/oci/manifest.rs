@@ -7,6 +7,8 @@ use serde::Deserialize;
 use super::Digest;
 pub use super::platform::Platform;
 
+mod keys;
+
 /// Largest manifest or manifest list; what registries and containerd accept.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// Largest image config. Configs hold a line of history per layer; real ones are some KiB.
@@ -153,6 +155,7 @@ impl Document {
         }
         let raw: RawDocument = serde_json::from_slice(bytes)
             .map_err(|e| NotAnImage(format!("the manifest is malformed: {}", printable(&e.to_string()))))?;
+        keys::check(bytes, "its manifest is ambiguous", &keys::DOCUMENT)?;
         let served_as = served_as.map(|s| s.split(';').next().unwrap_or("").trim());
         let media_type = raw.media_type.as_deref().or(served_as).unwrap_or("");
         if raw.schema_version == Some(1)
@@ -294,6 +297,7 @@ impl ImageConfig {
         }
         let raw: RawConfig = serde_json::from_slice(bytes)
             .map_err(|e| NotAnImage(format!("its config is malformed: {}", printable(&e.to_string()))))?;
+        keys::check(bytes, "its config is ambiguous", &keys::CONFIG)?;
         let rootfs = raw.rootfs.ok_or_else(|| NotAnImage("its config has no rootfs".into()))?;
         if rootfs.kind.as_deref().is_some_and(|kind| kind != "layers") {
             return Err(NotAnImage("its config's rootfs is not made of layers".into()));
@@ -311,7 +315,7 @@ impl ImageConfig {
 
 /// Foreign text fit for an error message.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect()
+    super::printable::printable(text, '?', 200)
 }
 
 #[cfg(test)]

@@ -42,6 +42,10 @@ pub(super) fn classify(error: &reqwest::Error, host: &str) -> Failure {
     }
     // rustls reports every failed handshake as InvalidData; nothing else in a connect does.
     if error.is_connect() && last_io == Some(io::ErrorKind::InvalidData) {
+        // rustls' word for a record whose first byte no TLS record has: the `H` of `HTTP/1.1`.
+        if text.contains("InvalidContentType") {
+            return Failure::definite(RegistryError::NotTls { host });
+        }
         return Failure::definite(RegistryError::Protocol { host, reason: format!("TLS failed: {text}") });
     }
     let reason = if error.is_timeout() {

@@ -14,11 +14,13 @@ use reqwest::{Certificate, Client, Identity, Method, Response, StatusCode, Url};
 
 use super::RegistryError;
 use super::classify::classify;
+use super::deadline;
 use super::guard::{Guard, GuardedResolver, Lookup};
 use super::retry::{Failure, RETRY_AFTER_CAP, Retry, retry_after};
 use super::safe_url::{authority, same_origin};
 use super::stats::Counters;
 use crate::num::to_u64;
+use crate::oci::printable::printable;
 
 /// Largest error or token document read.
 pub(super) const MAX_SMALL_BODY: u64 = 64 << 10;
@@ -105,7 +107,7 @@ impl Http {
     /// Sends one request and waits for the head of its answer. Waits first if the host asked for a pause.
     pub(super) async fn send(&self, out: Outgoing) -> Result<Response, Failure> {
         let host = authority(&out.url);
-        self.wait_if_held(&host).await;
+        self.wait_if_held(&host).await?;
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let client = if same_origin(&self.base, &out.url) { clients.own } else { clients.foreign };
         self.counters.requests.fetch_add(1, Relaxed);
@@ -128,11 +130,16 @@ impl Http {
         }
     }
 
-    async fn wait_if_held(&self, host: &str) {
+    async fn wait_if_held(&self, host: &str) -> Result<(), Failure> {
         let until = self.holds.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied();
-        if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
+        let wait = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let Some(wait) = wait.filter(|wait| !wait.is_zero()) else { return Ok(()) };
+        if deadline::left().is_some_and(|left| wait >= left) {
+            let error = RegistryError::TooManyRequests { host: host.to_owned(), retry_after: Some(wait) };
+            return Err(Failure::definite(error));
         }
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 
     /// Remembers that a host wants no requests for a while.
@@ -156,6 +163,7 @@ impl Http {
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 if let Some(wait) = wait {
+                    tracing::warn!(host, "registry asks to wait {} s", wait.as_secs());
                     self.hold(&host, wait);
                 }
                 let error = RegistryError::TooManyRequests { host, retry_after: wait };
@@ -192,27 +200,32 @@ impl Http {
             #[serde(default)]
             message: String,
         }
-        let Ok(body) = self.body(response, MAX_SMALL_BODY).await else { return String::new() };
+        let Ok(body) = self.small_body(response).await else { return String::new() };
         let Ok(Errors { errors }) = serde_json::from_slice(&body) else { return String::new() };
-        let clean =
-            |s: &str| s.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect::<String>();
+        let clean = |s: &str| printable(s, ' ', 160);
         errors.first().map_or_else(String::new, |e| match (clean(&e.code), clean(&e.message)) {
             (code, message) if message.is_empty() => format!(": {code}"),
             (_, message) => format!(": {message}"),
         })
     }
 
-    /// A whole body of at most `cap` bytes.
-    pub(super) async fn body(&self, mut response: Response, cap: u64) -> Result<Bytes, Failure> {
+    /// The whole body of an error or token document.
+    pub(super) async fn small_body(&self, response: Response) -> Result<Bytes, Failure> {
         let host = authority(response.url());
-        let too_large = || {
-            Failure::definite(RegistryError::Protocol {
-                host: host.clone(),
-                reason: format!("an answer of more than {cap} bytes"),
-            })
-        };
+        let reason = format!("an answer of more than {MAX_SMALL_BODY} bytes");
+        self.body(response, MAX_SMALL_BODY, RegistryError::Protocol { host, reason }).await
+    }
+
+    /// A whole body of at most `cap` bytes; `too_large` is said of a longer one.
+    pub(super) async fn body(
+        &self,
+        mut response: Response,
+        cap: u64,
+        too_large: RegistryError,
+    ) -> Result<Bytes, Failure> {
+        let host = authority(response.url());
         if response.content_length().is_some_and(|n| n > cap) {
-            return Err(too_large());
+            return Err(Failure::definite(too_large));
         }
         let mut body = BytesMut::new();
         // One deadline for all of it: these documents are small, and a trickle is not progress.
@@ -220,7 +233,7 @@ impl Http {
         loop {
             match tokio::time::timeout_at(deadline, response.chunk()).await {
                 Ok(Ok(Some(chunk))) if to_u64(body.len()) + to_u64(chunk.len()) > cap => {
-                    return Err(too_large());
+                    return Err(Failure::definite(too_large));
                 }
                 Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
                 Ok(Ok(None)) => return Ok(body.freeze()),

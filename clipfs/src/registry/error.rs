@@ -58,19 +58,43 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// A server that answers in plain http where TLS is expected.
+    #[error("{host}: TLS failed: it answers in plain http")]
+    NotTls {
+        /// Host.
+        host: String,
+    },
+    /// What the operator has set (`hosts.toml`, its directory, certificates) cannot be used.
+    #[error("{what}: {reason}")]
+    Configuration {
+        /// File or directory.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Bytes do not match their digest or declared size.
     #[error("{what} does not match its digest")]
     Mismatch {
         /// Manifest or blob.
         what: String,
     },
-    /// The document is not an image that can be mounted (artifact, no such platform, malformed JSON, too large).
+    /// The document is not an image that can be mounted (artifact, malformed JSON, too large).
     #[error("{what} is not a usable image: {reason}")]
     NotAnImage {
         /// Image.
         what: String,
         /// Why.
         reason: String,
+    },
+    /// A manifest list without the platform that is wanted.
+    #[error("{what} is not a usable image: no manifest for {platform}: {detail}")]
+    NoPlatform {
+        /// Image.
+        what: String,
+        /// The platform wanted.
+        platform: String,
+        /// What there is instead.
+        detail: String,
     },
     /// Reading a layout or archive.
     #[error("reading {what}")]
@@ -109,9 +133,16 @@ impl RegistryError {
                 Self::TooManyRequests { host: host.clone(), retry_after: *retry_after }
             }
             Self::Protocol { host, reason } => Self::Protocol { host: host.clone(), reason: reason.clone() },
+            Self::NotTls { host } => Self::NotTls { host: host.clone() },
+            Self::Configuration { what, reason } => {
+                Self::Configuration { what: what.clone(), reason: reason.clone() }
+            }
             Self::Mismatch { what } => Self::Mismatch { what: what.clone() },
             Self::NotAnImage { what, reason } => {
                 Self::NotAnImage { what: what.clone(), reason: reason.clone() }
+            }
+            Self::NoPlatform { what, platform, detail } => {
+                Self::NoPlatform { what: what.clone(), platform: platform.clone(), detail: detail.clone() }
             }
             Self::Io { what, source } => Self::Io {
                 what: what.clone(),

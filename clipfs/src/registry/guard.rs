@@ -65,6 +65,13 @@ impl Guard {
             || is_global(ip)
     }
 
+    /// Whether the operator's word for plain http covers a host: the registry's own, and those that they named with it.
+    fn may_be_plain(&self, host: &str) -> bool {
+        self.plain_http
+            && (host.eq_ignore_ascii_case(&self.own_host)
+                || self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)))
+    }
+
     /// Checks a redirect target or realm named by an answer from `from`. Names are checked again when they resolve.
     ///
     /// # Errors
@@ -74,8 +81,8 @@ impl Guard {
         match target.scheme() {
             "https" => {}
             "http" if from.scheme() == "https" => return refuse("https must not lead to http"),
-            "http" if self.plain_http || is_loopback_host(&bare_host(target)) => {}
-            "http" => return refuse("plain http is allowed on this machine only"),
+            "http" if is_loopback_host(&bare_host(target)) || self.may_be_plain(&bare_host(target)) => {}
+            "http" => return refuse("plain http is allowed to the registry itself and on this machine only"),
             _ => return refuse("not a web address"),
         }
         if !target.username().is_empty() || target.password().is_some() {
@@ -132,6 +139,9 @@ fn is_global(ip: IpAddr) -> bool {
     }
 }
 
+/// Azure's agent and metadata on every virtual machine, in the midst of public addresses.
+const AZURE_PLATFORM: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
 fn is_global_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
     !(a == 0 // "this network": Linux connects 0.0.0.0 to itself
@@ -139,6 +149,7 @@ fn is_global_v4(ip: Ipv4Addr) -> bool {
         || a == 127
         || (a == 100 && (64..128).contains(&b)) // shared address space; a cloud's metadata lives at 100.100.100.200
         || (a == 169 && b == 254)
+        || ip == AZURE_PLATFORM
         || (a == 172 && (16..32).contains(&b))
         || (a == 192 && b == 168)
         || (a == 192 && b == 0 && (c == 0 || c == 2))
@@ -182,6 +193,7 @@ mod tests {
             "10.1.2.3",
             "127.0.0.1",
             "169.254.169.254",
+            "168.63.129.16",
             "100.100.100.200",
             "172.16.0.1",
             "172.31.255.255",
@@ -235,13 +247,19 @@ mod tests {
             (&corp, "http://10.0.0.5:9000/x", true),
             (&corp, "http://10.0.0.6:9000/x", false),
             (&corp, "http://127.0.0.1/x", false),
-            (&corp, "http://8.8.8.8/x", true),
+            (&corp, "http://8.8.8.8/x", false),
+            (&corp, "http://cdn.example.net/x", false),
+            (&corp, "https://cdn.example.net/x", true),
+            (&corp, "https://168.63.129.16/x", false),
         ] {
             let guard = Guard::new(base, Vec::new());
             assert_eq!(guard.check(base, &url(target)).is_ok(), ok, "{base} -> {target}");
         }
         let guard = Guard::new(&public, vec!["10.0.0.1".into()]);
         assert!(guard.check(&public, &url("https://10.0.0.1/x")).is_ok());
+        let named = Guard::new(&corp, vec!["minio.corp".into()]);
+        assert!(named.check(&corp, &url("http://minio.corp/x")).is_ok());
+        assert!(named.check(&corp, &url("http://cdn.example.net/x")).is_err());
         let error = guard.check(&public, &url("http://x.example/p?token=s3cret")).unwrap_err();
         assert!(!error.contains("s3cret"), "{error}");
     }

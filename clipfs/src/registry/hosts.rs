@@ -55,6 +55,9 @@ struct HostTable {
     override_path: bool,
     #[serde(default)]
     header: BTreeMap<String, OneOrMany>,
+    /// What nobody here knows.
+    #[serde(flatten)]
+    unknown: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Deserialize)]
@@ -82,15 +85,19 @@ pub(super) fn load(
     hosts_dir: Option<&Path>,
     plain_http: bool,
 ) -> Result<Vec<HostConfig>, RegistryError> {
+    if let Some(dir) = hosts_dir.filter(|dir| !dir.is_dir()) {
+        let reason = "it was named as the directory of hosts.toml files and is not a directory".into();
+        return Err(RegistryError::Configuration { what: dir.display().to_string(), reason });
+    }
     let Some((dir, text)) = hosts_dir.map(|dir| find(dir, &reference.registry)).transpose()?.flatten() else {
         return Ok(vec![itself(reference, plain_http)?]);
     };
     let path = dir.join("hosts.toml");
-    let broken = |reason: String| RegistryError::Protocol {
-        host: reference.registry.clone(),
-        reason: format!("{}: {reason}", path.display()),
-    };
+    let broken = |reason: String| RegistryError::Configuration { what: path.display().to_string(), reason };
     let file: HostsFile = toml::from_str(&text).map_err(|e| broken(e.message().to_owned()))?;
+    for key in unknown_keys(&file) {
+        tracing::warn!(file = %path.display(), key, "hosts.toml has a key that clipfs does not know");
+    }
     let mut keys: Vec<_> = file.host.iter().collect();
     keys.sort_by_key(|(key, _)| key.span().start);
     let mut hosts = Vec::new();
@@ -104,6 +111,12 @@ pub(super) fn load(
     };
     hosts.push(configure(server, false, &file.own, &dir, &file.allow_private).map_err(&broken)?);
     Ok(hosts)
+}
+
+/// What a file says that has no effect.
+fn unknown_keys(file: &HostsFile) -> Vec<&str> {
+    let tables = std::iter::once(&file.own).chain(file.host.values());
+    tables.flat_map(|table| table.unknown.keys().map(String::as_str)).collect()
 }
 
 /// The registry as its reference names it.
@@ -138,6 +151,10 @@ fn find(hosts_dir: &Path, registry: &str) -> Result<Option<(PathBuf, String)>, R
             Ok(text) => return Ok(Some((dir, text))),
             Err(e)
                 if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                let (what, reason) = (path.display().to_string(), "it is not UTF-8 text".into());
+                return Err(RegistryError::Configuration { what, reason });
+            }
             Err(source) => return Err(RegistryError::Io { what: path.display().to_string(), source }),
         }
     }
@@ -264,7 +281,10 @@ mod tests {
             std::fs::write(dir.path().join(host).join("hosts.toml"), text).unwrap();
         }
         let reference = Reference::parse(&format!("{registry}/a/b")).unwrap();
-        let hosts = load(&reference, Some(dir.path()), false).map_err(|e| e.to_string())?;
+        let hosts = load(&reference, Some(dir.path()), false).map_err(|e| {
+            assert!(matches!(e, RegistryError::Configuration { .. }), "{e}");
+            e.to_string()
+        })?;
         let show = |h: &HostConfig| {
             let flags =
                 [(h.is_mirror, "m"), (h.can_pull, "p"), (h.can_resolve, "r"), (h.tls.skip_verify, "s")];
@@ -340,5 +360,17 @@ mod tests {
             let error = bases("r.example", Some(("r.example", text))).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
+        let reference = Reference::parse("r.example/a/b").unwrap();
+        let nowhere = tempfile::tempdir().unwrap().path().join("none");
+        let error = load(&reference, Some(&nowhere), false).unwrap_err();
+        assert!(matches!(error, RegistryError::Configuration { .. }), "{error}");
+    }
+
+    #[test]
+    fn unknown_keys_are_found_at_the_top_and_in_hosts() {
+        let text = "servr = \"https://x\"\nserver = \"https://x\"\nallow_private = []\nskip_verify = true\n\
+            [host.\"https://z.example\"]\nskip_verfy = true\nca = \"x\"\n[host.\"https://z.example\".header]\nx = \"y\"\n";
+        let file: HostsFile = toml::from_str(text).unwrap();
+        assert_eq!(unknown_keys(&file), ["servr", "skip_verfy"]);
     }
 }

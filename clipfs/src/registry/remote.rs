@@ -15,7 +15,7 @@ use super::guard::{Guard, Lookup, SystemLookup};
 use super::retry::{Budget, Failure, Retry};
 use super::safe_url::authority;
 use super::stats::Counters;
-use super::{RegistryError, RegistryOptions, hosts, range};
+use super::{RegistryError, RegistryOptions, deadline, hosts, range};
 use crate::credentials::CredentialRequest;
 use crate::num::to_u64;
 use crate::oci::manifest::MAX_MANIFEST;
@@ -104,7 +104,11 @@ impl Remote {
             let media_type = text(CONTENT_TYPE.as_str());
             // For a tag, this tells bytes damaged on their way from bytes meant.
             let announced = text("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
-            match endpoint.http.body(response, MAX_MANIFEST).await {
+            let too_large = RegistryError::NotAnImage {
+                what: what.clone(),
+                reason: format!("its manifest is larger than {} MiB", MAX_MANIFEST >> 20),
+            };
+            match endpoint.http.body(response, MAX_MANIFEST, too_large).await {
                 Ok(bytes) => {
                     let digest = Digest::of(&bytes);
                     let right = expected.or(announced.as_ref()).is_none_or(|expected| *expected == digest)
@@ -207,7 +211,7 @@ impl Remote {
     /// Waits after a failure, or gives up.
     pub(super) async fn pause(&self, budget: &mut Budget, failure: Failure) -> Result<(), RegistryError> {
         tracing::debug!(error = %failure.error, "a request failed");
-        tokio::time::sleep(budget.spend(failure)?).await;
+        tokio::time::sleep(budget.spend(failure, deadline::left())?).await;
         Ok(())
     }
 

@@ -48,7 +48,8 @@ pub(super) async fn resolve(inner: &Inner, platform: &Platform) -> Result<Resolv
             return Err(not_an_image("its manifest list refers to the same manifest twice".into()));
         }
         if seen.len() > MAX_FETCHES {
-            return Err(not_an_image(format!("no manifest for {platform} among the first {MAX_FETCHES}")));
+            let detail = format!("none among the first {MAX_FETCHES}");
+            return Err(RegistryError::NoPlatform { what, platform: platform.to_string(), detail });
         }
         let bytes = document(inner, &entry.descriptor, MAX_MANIFEST).await?;
         match Document::parse(&bytes, Some(&entry.descriptor.media_type)) {
@@ -72,7 +73,7 @@ pub(super) async fn resolve(inner: &Inner, platform: &Platform) -> Result<Resolv
     }
     let detail =
         passed_over.map_or_else(|| format!("it has {has}"), |reason| format!("it has {has}; {reason}"));
-    Err(not_an_image(format!("no manifest for {platform}: {detail}")))
+    Err(RegistryError::NoPlatform { what, platform: platform.to_string(), detail })
 }
 
 async fn remote_root(remote: &Remote) -> Result<Root, RegistryError> {

@@ -43,7 +43,11 @@ impl Failure {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        let retry = if error.is_permanent() { Retry::Never } else { Retry::Backoff };
+        let retry = match &error {
+            RegistryError::TooManyRequests { retry_after: Some(wait), .. } => Retry::After(*wait),
+            _ if error.is_permanent() => Retry::Never,
+            _ => Retry::Backoff,
+        };
         Self { error, retry }
     }
 }
@@ -60,17 +64,21 @@ impl Budget {
         Self { attempts: attempts.max(1), failed: 0 }
     }
 
-    /// After a failure: how long to wait before the next attempt, or the failure's error if there is none.
-    pub(super) fn spend(&mut self, failure: Failure) -> Result<Duration, RegistryError> {
+    /// After a failure: how long to wait before the next attempt, or the failure's error if there is none. `left`
+    /// is the time that the whole operation still has: a wait that the server asks for is not begun if it ends later.
+    pub(super) fn spend(
+        &mut self,
+        failure: Failure,
+        left: Option<Duration>,
+    ) -> Result<Duration, RegistryError> {
         self.failed += 1;
         if failure.retry == Retry::Never || self.failed >= self.attempts {
             return Err(failure.error);
         }
         let jittered = backoff_cap(self.failed - 1).mul_f64(fastrand::f64());
-        Ok(match failure.retry {
-            Retry::After(wait) => wait.min(RETRY_AFTER_CAP).max(jittered),
-            _ => jittered,
-        })
+        let Retry::After(wait) = failure.retry else { return Ok(jittered) };
+        let wait = wait.min(RETRY_AFTER_CAP).max(jittered);
+        if left.is_some_and(|left| wait >= left) { Err(failure.error) } else { Ok(wait) }
     }
 
     /// Something was achieved: failures so far are forgiven.
@@ -130,14 +138,21 @@ mod tests {
     #[test]
     fn budgets() {
         let mut budget = Budget::new(3);
-        assert!(budget.spend(failure(Retry::Backoff)).unwrap() <= BACKOFF_BASE);
+        assert!(budget.spend(failure(Retry::Backoff), None).unwrap() <= BACKOFF_BASE);
         let ten_years = Duration::from_secs(315_360_000);
-        assert_eq!(budget.spend(failure(Retry::After(ten_years))).unwrap(), RETRY_AFTER_CAP);
-        assert!(budget.spend(failure(Retry::Backoff)).is_err(), "three attempts, three failures");
+        assert_eq!(budget.spend(failure(Retry::After(ten_years)), None).unwrap(), RETRY_AFTER_CAP);
+        assert!(budget.spend(failure(Retry::Backoff), None).is_err(), "three attempts, three failures");
         budget.refresh();
-        assert!(budget.spend(failure(Retry::Backoff)).is_ok());
-        assert!(budget.spend(failure(Retry::Never)).is_err());
-        assert!(Budget::new(0).spend(failure(Retry::Backoff)).is_err());
+        assert!(budget.spend(failure(Retry::Backoff), None).is_ok());
+        assert!(budget.spend(failure(Retry::Never), None).is_err());
+        assert!(Budget::new(0).spend(failure(Retry::Backoff), None).is_err());
+        let wait = |asked, left| {
+            let (asked, left) = (Duration::from_secs(asked), Some(Duration::from_secs(left)));
+            Budget::new(3).spend(failure(Retry::After(asked)), left).ok()
+        };
+        assert_eq!(wait(u64::MAX, 5), None, "it cannot end in time");
+        assert_eq!(wait(u64::MAX, 31), Some(RETRY_AFTER_CAP));
+        assert_eq!(wait(4, 5), Some(Duration::from_secs(4)));
         assert_eq!(backoff_cap(2), Duration::from_millis(400));
         assert_eq!(backoff_cap(u32::MAX), BACKOFF_CAP);
     }

@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::RegistryError;
-use super::client::{Http, MAX_SMALL_BODY, Outgoing};
+use super::client::{Http, Outgoing};
 use super::retry::Failure;
 use super::safe_url::{SafeUrl, authority};
 use crate::credentials::{Credential, CredentialError};
@@ -121,7 +121,7 @@ async fn once(
         let response = http.send(way).await?;
         let status = response.status();
         if status.is_success() {
-            let body = http.body(response, MAX_SMALL_BODY).await?;
+            let body = http.small_body(response).await?;
             return Ok(Ok(parse(&body).map_err(|reason| {
                 Failure::definite(RegistryError::Protocol { host: host.clone(), reason: reason.into() })
             })?));

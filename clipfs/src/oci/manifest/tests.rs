@@ -57,6 +57,8 @@ fn not_images() {
     let encrypted = manifest(OCI_CONFIG, &["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"]);
     let wasm = manifest(OCI_CONFIG, &["application/vnd.wasm.content.layer.v1+wasm"]);
     let artifact = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"x","blobs":[]}"#;
+    let other_layers = manifest(OCI_CONFIG, &[GZ]).replacen('{', r#"{"Layers":[],"#, 1);
+    let layers_twice = manifest(OCI_CONFIG, &[GZ]).replacen('{', r#"{"layers":[],"#, 1);
     let deep = "[".repeat(200_000);
     for (doc, want) in [
         ("", "malformed"),
@@ -78,6 +80,8 @@ fn not_images() {
         (&wasm, "not a tar"),
         (artifact, "artifact"),
         (r#"{"schemaVersion":2,"config":null,"layers":[]}"#, "no config"),
+        (&other_layers, "ambiguous: key \"Layers\""),
+        (&layers_twice, "duplicate field"),
     ] {
         let error = parse(doc).expect_err(want);
         assert!(error.0.contains(want), "{want}: {error}");
@@ -139,9 +143,15 @@ fn configs() {
     assert_eq!(image.check_config(&config), Ok(()));
     let Ok(Document::Image(image)) = parse(&manifest(OCI_CONFIG, &[GZ, GZ])) else { panic!() };
     assert_eq!(image.check_config(&config).unwrap_err().0, "its manifest has 2 layers, its config 1");
-    for bad in
-        ["", "{}", "[]", r#"{"rootfs":{"type":"windows","diff_ids":[]}}"#, r#"{"rootfs":{"diff_ids":["x"]}}"#]
-    {
+    for bad in [
+        "",
+        "{}",
+        "[]",
+        r#"{"rootfs":{"type":"windows","diff_ids":[]}}"#,
+        r#"{"rootfs":{"diff_ids":["x"]}}"#,
+        r#"{"rootfs":{"diff_ids":[]},"OS":"linux"}"#,
+        r#"{"rootfs":{"diff_ids":[],"DIFF_IDS":[]}}"#,
+    ] {
         assert!(ImageConfig::parse(bad.as_bytes()).is_err(), "{bad}");
     }
 }

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::server::{Image, Reply, Server, Then, open, options};
 use crate::oci::{Digest, Platform};
-use crate::registry::{RegistryError, RegistryOptions};
+use crate::registry::{RegistryError, RegistryOptions, within};
 
 fn amd64() -> Platform {
     Platform::parse("linux/amd64").unwrap()
@@ -180,6 +180,19 @@ async fn busy_servers_are_asked_again() {
 }
 
 #[tokio::test]
+async fn a_wait_that_cannot_end_in_time_is_not_begun() {
+    let server =
+        Server::start("127.0.0.1", |_, _| Reply::new(429, "").with("retry-after", "315360000")).await;
+    let source = open(&server.host, options()).await;
+    // Twice: the host is held off then, which is a wait too.
+    for _ in 0..2 {
+        let error = within(Duration::from_secs(5), source.resolve(&amd64())).await.unwrap_err();
+        assert!(matches!(error, RegistryError::TooManyRequests { retry_after: Some(_), .. }), "{error}");
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn damaged_manifests_are_fetched_once_more() {
     let image = Image::new(10);
     for (damaged, ok, requests) in [(1, true, 3), (9, false, 2)] {
@@ -203,7 +216,7 @@ async fn damaged_manifests_are_fetched_once_more() {
 async fn oversized_manifests_are_refused() {
     let server = Server::start("127.0.0.1", |_, _| Reply::new(200, vec![b' '; (4 << 20) + 1])).await;
     let error = open(&server.host, options()).await.resolve(&amd64()).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Protocol { .. }), "{error}");
+    assert!(matches!(error, RegistryError::NotAnImage { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -282,7 +295,7 @@ async fn hosts_that_are_not_there() {
     let source = open(&host, options).await;
     let error = source.resolve(&amd64()).await.unwrap_err();
     assert!(
-        matches!(&error, RegistryError::Protocol { reason, .. } if reason.contains("TLS failed")),
+        matches!(&error, RegistryError::NotTls { .. }) && error.to_string().contains("TLS failed"),
         "{error}"
     );
     assert_eq!(source.stats().requests, 1);
