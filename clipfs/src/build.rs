@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! registry ──feed──► decode thread ──batches──► digest thread ──► layer index + entries ──► merge ──► file
-//!          (async)    (inflate only)             (sha256, BLAKE3, tar, windows)
+//!          (async)    (inflate only)             (sha256, BLAKE3, CRC-32, tar, windows)
 //! ```
 //!
-//! Inflating is what limits a build, so it has a thread to itself and everything else happens on another. Every queue
+//! Inflating is what limits a build, so it has a thread to itself, writes into the buffers that travel, and everything
+//! else happens on another thread: all of that takes four fifths of the time of inflating, so a third one would only get
+//! in the way where there are two cores (`benches/README.md` has the numbers). Every queue
 //! is bounded and the windows go to an unlinked file: memory does not grow with the image's bytes, only (a little) with
 //! its number of files and chunks. Both digests of a layer are checked, the blob's and the plain stream's.
 //!
@@ -34,6 +36,7 @@ mod layer;
 mod merge;
 mod output;
 mod progress;
+mod twin;
 pub mod verify;
 
 pub use error::BuildError;
@@ -48,7 +51,7 @@ pub const MIN_CHUNK: u32 = 64 << 10;
 /// Largest one: chunks end at the first possible place *after* it, and none may exceed [`crate::decode::MAX_CHUNK`].
 pub const MAX_CHUNK_OPTION: u32 = 16 << 20;
 
-/// Most layers scanned at a time, whatever the number of cores: each holds about 6 MiB of buffers, and the builder
+/// Most layers scanned at a time, whatever the number of cores: each holds about 9 MiB of buffers, and the builder
 /// stays below 256 MiB.
 const MAX_PARALLEL: usize = 16;
 

@@ -7,7 +7,9 @@
 //! to all who wait, kept in memory, and then written behind to the store: not only the file that was asked for, but every
 //! object that the chunk completes.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use tokio::sync::Semaphore;
 
-use crate::decode::DecodeError;
+use crate::decode::{DecodeError, MAX_CHUNK};
 use crate::index::{ClipIndex, Content, ContentId};
 use crate::num::to_u64;
 use crate::registry::{ImageSource, RegistryError};
@@ -127,6 +129,11 @@ struct Inner {
     decode_slots: Arc<Semaphore>,
     keep_budget: Arc<Semaphore>,
     keep_slots: Arc<Semaphore>,
+    /// The disk has not taken a chunk for long: nobody waits for it until it takes one again.
+    disk_stalled: AtomicBool,
+    kept: keep::Kept,
+    /// Chunks that wait to be written behind: within `keep_budget`.
+    queued: Mutex<HashMap<MemoryKey, Bytes>>,
     counters: stats::Counters,
     prefetch: prefetch::Shared,
     last_error: Mutex<Option<String>>,
@@ -144,6 +151,8 @@ impl Reader {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         Self(Arc::new(Inner {
+            kept: keep::Kept::new(&index),
+            queued: Mutex::default(),
             index,
             source,
             store,
@@ -160,6 +169,7 @@ impl Reader {
             decode_slots: Arc::new(Semaphore::new(cores)),
             keep_budget: Arc::new(Semaphore::new(KEEP_KIB)),
             keep_slots: Arc::new(Semaphore::new(KEEP_TASKS)),
+            disk_stalled: AtomicBool::new(false),
             counters: stats::Counters::default(),
             prefetch: prefetch::Shared::default(),
             last_error: Mutex::default(),
@@ -185,22 +195,28 @@ impl Reader {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, content: ContentId, offset: u64, len: u32) -> Result<Bytes, ReadError> {
+        self.within_deadline(self.0.read(content, offset, len)).await
+    }
+
+    /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one
+    /// is `Cached`, and becomes an object once all of it has been read. Within the deadline.
+    ///
+    /// # Errors
+    /// A small file cannot be had: said at once, rather than after a second deadline by its first read.
+    pub async fn open(&self, content: ContentId) -> Result<Opened, ReadError> {
+        self.within_deadline(self.0.open(content)).await
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, ReadError>>,
+    ) -> Result<T, ReadError> {
         let limit = self.0.options.timeout;
-        let outcome = match tokio::time::timeout(limit, self.0.read(content, offset, len)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(ReadError::Deadline(limit)),
-        };
+        let outcome = tokio::time::timeout(limit, work).await.unwrap_or(Err(ReadError::Deadline(limit)));
         if let Err(error) = &outcome {
             *lock(&self.0.last_error) = Some(chain(error));
         }
         outcome
-    }
-
-    /// Decides how to open a content: a complete object if there is one; a small file is fetched whole first; a large one
-    /// is `Cached`, and becomes an object once all of it has been read. Never an error: a file whose bytes cannot be had
-    /// opens `Cached`, and its reads tell. Not bounded by the deadline: the caller's business.
-    pub async fn open(&self, content: ContentId) -> Opened {
-        self.0.open(content).await.map_or(Opened::Cached, Opened::Object)
     }
 
     /// Counters since the start.
@@ -236,12 +252,15 @@ impl Inner {
     }
 
     /// A piece from memory: from its chunk, or from its segment as it was read back from disk.
-    fn memory_piece(&self, id: ContentId, piece: &Piece) -> Option<Bytes> {
+    fn memory_piece(self: &Arc<Self>, id: ContentId, piece: &Piece) -> Option<Bytes> {
         match *piece {
             Piece::Zeros { len } => Some(plan::zeros(len)),
             Piece::Data { layer, chunk, at, len, file_offset, segment } => {
-                let (from, bytes) = match self.store.memory_get(&self.chunk_key(layer, chunk)?) {
-                    Some(bytes) => (crate::num::idx(at), bytes),
+                let (from, bytes) = match self.chunk_in_memory(&self.chunk_key(layer, chunk)?) {
+                    Some(bytes) => {
+                        self.keep_found(layer, chunk, &bytes);
+                        (crate::num::idx(at), bytes)
+                    }
                     None => {
                         let digest = self.index.content(id)?.digest;
                         let bytes = self.store.memory_get(&disk::segment_key(
@@ -272,20 +291,31 @@ impl Inner {
                 continue;
             }
             let key = self.chunk_key(layer, chunk).ok_or(ReadError::NoContent)?;
+            let mut leads = false;
             let waiter = match self.flights.join(key) {
                 Join::Wait(waiter) => waiter,
                 Join::Lead(leader) => {
                     let waiter = leader.waiter();
                     leaders.push((layer, chunk, leader));
+                    leads = true;
                     waiter
                 }
             };
-            waits.push((n, waiter));
+            waits.push((n, waiter, leads));
         }
         self.start(leaders, fetch::Cause::Demand, None);
-        for (n, waiter) in waits {
-            let bytes = waiter.wait().await?;
-            let Piece::Data { at, len, .. } = pieces[n] else { continue };
+        for (n, waiter, leads) in waits {
+            let Piece::Data { layer, chunk, at, len, .. } = pieces[n] else { continue };
+            let bytes = match waiter.wait().await {
+                // It began before this read did, and so may have what it failed of: that is not this read's answer.
+                Err(error) if !leads => {
+                    tracing::debug!(%error, layer, chunk, "somebody else's fetch failed, trying once more");
+                    self.fetch_afresh(layer, chunk).await?
+                }
+                outcome => outcome?,
+            };
+            // The flight may have been another chunk's of the same bytes.
+            self.keep_found(layer, chunk, &bytes);
             let from = crate::num::idx(at);
             let to = from + crate::num::idx(len);
             if to > bytes.len() {
@@ -297,6 +327,19 @@ impl Inner {
         Ok(())
     }
 
+    /// One chunk, by a flight that begins now (or by another that began after the last one failed).
+    async fn fetch_afresh(self: &Arc<Self>, layer: u32, chunk: u32) -> Result<Bytes, ReadError> {
+        let key = self.chunk_key(layer, chunk).ok_or(ReadError::NoContent)?;
+        match self.flights.join(key) {
+            Join::Wait(waiter) => waiter.wait().await,
+            Join::Lead(leader) => {
+                let waiter = leader.waiter();
+                self.start(vec![(layer, chunk, leader)], fetch::Cause::Demand, None);
+                waiter.wait().await
+            }
+        }
+    }
+
     /// Tells read-ahead of a read; begins fetching what it asks for. Never waits.
     fn read_ahead(self: &Arc<Self>, id: ContentId, offset: u64, len: u64) {
         let Some(content) = self.index.content(id) else { return };
@@ -304,31 +347,33 @@ impl Inner {
         if self.source.is_none() || self.store.knows_object(&content.digest) {
             return;
         }
-        let until = self.fetch_ahead(id, &content, range);
+        let until = self.fetch_ahead(id, range);
         lock(&self.ahead).took(id, until);
     }
 
-    async fn open(self: &Arc<Self>, id: ContentId) -> Option<ObjectFile> {
-        let content = self.index.content(id)?;
+    async fn open(self: &Arc<Self>, id: ContentId) -> Result<Opened, ReadError> {
+        let content = self.index.content(id).ok_or(ReadError::NoContent)?;
         if content.sparse {
-            return None;
+            return Ok(Opened::Cached);
         }
         if let Some(object) = self.complete_object(id, content).await {
-            return Some(object);
+            return Ok(Opened::Object(object));
         }
-        let pieces = plan::plan(&self.index, id, 0, content.size).ok()?;
-        if pieces.len() > 1 && content.size > self.options.small_file {
-            return None;
+        if content.size > self.options.small_file.max(u64::from(MAX_CHUNK)) {
+            return Ok(Opened::Cached); // No need to plan a terabyte to see that it is no chunk.
         }
-        let len = u32::try_from(content.size).ok()?;
-        let bytes = self.read(id, 0, len).await.ok()?;
+        let pieces = plan::plan(&self.index, id, 0, content.size).map_err(|_| ReadError::NoContent)?;
+        let len = u32::try_from(content.size).unwrap_or(u32::MAX);
+        if pieces.len() > 1 && content.size > self.options.small_file || len == u32::MAX {
+            return Ok(Opened::Cached);
+        }
+        let bytes = self.read(id, 0, len).await?;
         let inner = Arc::clone(self);
-        self.blocking(move || {
+        let object = self.blocking(move || {
             inner.store.put_object(&content.digest, &bytes);
             inner.store.object(&content.digest, content.size)
-        })
-        .await
-        .flatten()
+        });
+        Ok(object.await.flatten().map_or(Opened::Cached, Opened::Object))
     }
 
     fn chunk_key(&self, layer: u32, chunk: u32) -> Option<MemoryKey> {

@@ -133,7 +133,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ObjectFile {
     /// The open file; exactly the content's bytes.
     pub file: File,
+    verified: disk::Ident,
     _pin: memo::Pin,
+}
+
+impl ObjectFile {
+    /// Whether the file is still what was verified: who keeps it open for long looks after each read.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        disk::stat(&self.file).is_ok_and(|now| now.ident == self.verified)
+    }
 }
 
 /// What the store holds and has done.

@@ -6,16 +6,20 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use bytes::Bytes;
 
 use crate::decode::DecodeError;
-use crate::decode::scan::{Checkpoint, RawWindow, ScanSink};
+use crate::decode::scan::{Checkpoint, MIN_ROOM, MemberMark, RawWindow, ScanSink};
 
 /// Plain bytes per batch: it is hashed three times over and should stay in the second-level cache while it is.
 const BATCH: usize = 256 << 10;
 
-/// Batches in circulation: enough to ride out a window being encoded while the decoder goes on.
-const BATCHES: usize = 8;
+/// Batches in circulation: enough for the decoder to go on while windows are encoded or a run of small files, which take
+/// BLAKE3 longer, is hashed. Fewer or smaller ones in a second-level cache are no faster (measured, 0.5–4 MiB).
+const BATCHES: usize = 16;
 
 /// Windows per batch, each up to 100 KiB with what follows it: with small chunks they come often.
 const MAX_WINDOWS: usize = 8;
+
+/// Starts and ends of gzip members per batch: a layer may hold empty members without end.
+const MAX_MEMBERS: usize = 1024;
 
 /// What the digest thread gets.
 #[derive(Debug)]
@@ -27,19 +31,39 @@ pub(super) enum Work {
 }
 
 /// A run of the plain stream, and what was found in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
-    /// The bytes.
-    pub(super) plain: Vec<u8>,
-    /// Checkpoints and where in `plain` they are.
+    /// Room for the bytes: the decoder writes where the digester reads.
+    room: Box<[u8]>,
+    /// How many of them there are.
+    len: usize,
+    /// Checkpoints and where in [`Batch::plain`] they are.
     pub(super) checkpoints: Vec<(usize, Checkpoint)>,
+    /// Starts and ends of gzip members and where in [`Batch::plain`] they are.
+    pub(super) members: Vec<(usize, MemberMark)>,
     /// Windows of earlier checkpoints (or of one in this batch).
     pub(super) windows: Vec<RawWindow>,
 }
 
 impl Batch {
+    fn new() -> Self {
+        Self {
+            room: vec![0; BATCH].into_boxed_slice(),
+            len: 0,
+            checkpoints: Vec::new(),
+            members: Vec::new(),
+            windows: Vec::new(),
+        }
+    }
+
+    /// The bytes.
+    pub(super) fn plain(&self) -> &[u8] {
+        &self.room[..self.len]
+    }
+
     fn clear(&mut self) {
-        self.plain.clear();
+        self.len = 0;
+        self.members.clear();
         self.checkpoints.clear();
         self.windows.clear();
     }
@@ -80,9 +104,9 @@ pub(super) fn pair() -> (BatchSink, Inbox) {
     let (spare, spare_rx) = channel();
     for _ in 1..BATCHES {
         // Cannot fail: both ends are here.
-        let _ = spare.send(Batch::default());
+        let _ = spare.send(Batch::new());
     }
-    (BatchSink { current: Batch::default(), work: work_tx, spare: spare_rx }, Inbox { work, spare })
+    (BatchSink { current: Batch::new(), work: work_tx, spare: spare_rx }, Inbox { work, spare })
 }
 
 impl BatchSink {
@@ -110,20 +134,36 @@ impl ScanSink for BatchSink {
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError> {
-        self.current.checkpoints.push((self.current.plain.len(), checkpoint));
+        self.current.checkpoints.push((self.current.len, checkpoint));
         Ok(())
     }
 
     fn plain(&mut self, mut bytes: &[u8]) -> Result<(), DecodeError> {
         while !bytes.is_empty() {
-            if self.current.plain.len() >= BATCH {
-                self.flush()?;
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(BATCH - self.current.plain.len()));
-            self.current.plain.extend_from_slice(now);
+            let room = self.room()?;
+            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+            room[..now.len()].copy_from_slice(now);
+            self.filled(now.len())?;
             bytes = later;
         }
         Ok(())
+    }
+
+    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+        if BATCH - self.current.len < MIN_ROOM {
+            self.flush()?;
+        }
+        Ok(&mut self.current.room[self.current.len..])
+    }
+
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
+        self.current.len += n;
+        Ok(())
+    }
+
+    fn member(&mut self, mark: MemberMark) -> Result<(), DecodeError> {
+        self.current.members.push((self.current.len, mark));
+        if self.current.members.len() >= MAX_MEMBERS { self.flush() } else { Ok(()) }
     }
 
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError> {
@@ -156,9 +196,9 @@ mod tests {
         });
         let (mut all, mut seen) = (Vec::new(), Vec::new());
         while let Some(Work::Batch(batch)) = inbox.next() {
-            assert!(batch.plain.len() <= BATCH);
+            assert!(batch.plain().len() <= BATCH);
             seen.extend(batch.checkpoints.iter().map(|(at, _)| all.len() + at));
-            all.extend_from_slice(&batch.plain);
+            all.extend_from_slice(batch.plain());
             inbox.recycle(batch);
         }
         producer.join().expect("no panic");
@@ -167,9 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn members_without_bytes_do_not_pile_up() {
+        let (mut sink, inbox) = pair();
+        for _ in 0..3 * MAX_MEMBERS + 1 {
+            sink.member(MemberMark::Start).expect("inbox is there");
+        }
+        drop(sink);
+        let batches = std::iter::from_fn(|| inbox.next());
+        let members: Vec<_> = batches
+            .filter_map(|work| match work {
+                Work::Batch(batch) => Some(batch.members.len()),
+                Work::Compressed(_) => None,
+            })
+            .collect();
+        assert_eq!(members, [MAX_MEMBERS; 3]);
+    }
+
+    #[test]
     fn a_stopped_digester_stops_the_decoder() {
         let (mut sink, inbox) = pair();
         drop(inbox);
-        assert!(sink.plain(&vec![0; 20 * BATCH]).is_err());
+        assert!(sink.plain(&vec![0; (BATCHES + 2) * BATCH]).is_err());
     }
 }

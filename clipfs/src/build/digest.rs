@@ -3,15 +3,13 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 
-use sha2::{Digest as _, Sha256};
-
 use super::batch::{Batch, Inbox, Work};
 use super::chunks::ChunkTable;
-use crate::decode::scan::RawWindow;
+use super::twin::Twin;
+use crate::decode::scan::{Checksums, RawWindow};
 use crate::decode::tar::{TarLimits, TarScanner};
 use crate::decode::{DecodeError, window};
 use crate::image::{LayerEntries, MergeError};
-use crate::num::to_u64;
 use crate::oci::Digest;
 
 /// What a layer turned out to hold. Its identity is known even if its content is refused.
@@ -60,32 +58,30 @@ impl From<DecodeError> for Fault {
 /// Digests a layer until its decoder ends. After a fault only the compressed bytes are still hashed: whether they are
 /// the right ones decides what the fault means.
 pub(super) fn run(inbox: &Inbox, windows: File, limits: TarLimits) -> Digested {
-    let mut compressed = Sha256::new();
-    let mut size = 0;
+    let mut twin = Twin::default();
     let mut state = Ok(Digester::new(windows, limits));
     while let Some(work) = inbox.next() {
         match work {
-            Work::Compressed(portion) => {
-                for bytes in portion {
-                    compressed.update(&bytes);
-                    size += to_u64(bytes.len());
-                }
-            }
+            Work::Compressed(portion) => twin.compressed(portion),
             Work::Batch(batch) => {
+                if state.is_ok() {
+                    twin.plain(batch.plain());
+                }
                 state = state.and_then(|mut digester| digester.batch(&batch).map(|()| digester));
                 inbox.recycle(batch);
             }
         }
     }
+    let digests = twin.finish();
     Digested {
-        digest: Digest::from_bytes(compressed.finalize().into()),
-        size,
-        content: state.and_then(Digester::finish),
+        digest: digests.digest,
+        size: digests.size,
+        content: state.and_then(|digester| digester.finish(digests.diff_id)),
     }
 }
 
 struct Digester {
-    plain: Sha256,
+    checksums: Checksums,
     chunks: ChunkTable,
     tar: TarScanner,
     entries: LayerEntries,
@@ -96,7 +92,7 @@ struct Digester {
 impl Digester {
     fn new(windows: File, limits: TarLimits) -> Self {
         Self {
-            plain: Sha256::new(),
+            checksums: Checksums::default(),
             chunks: ChunkTable::default(),
             tar: TarScanner::new(limits),
             entries: LayerEntries::default(),
@@ -106,21 +102,22 @@ impl Digester {
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), Fault> {
-        self.plain.update(&batch.plain);
+        let plain = batch.plain();
+        self.checksums(batch)?;
         let mut done = 0;
         for (at, checkpoint) in &batch.checkpoints {
-            self.chunks.update(&batch.plain[done..*at]);
+            self.chunks.update(&plain[done..*at]);
             self.chunks.start(checkpoint)?;
             done = *at;
         }
-        self.chunks.update(&batch.plain[done..]);
+        self.chunks.update(&plain[done..]);
         for window in &batch.windows {
             self.window(window)?;
         }
 
         let mut refused = None;
         let entries = &mut self.entries;
-        let scanned = self.tar.push(&batch.plain, &mut |entry| {
+        let scanned = self.tar.push(plain, &mut |entry| {
             entries.push(&entry).map_err(|e| {
                 refused = Some(e);
                 // Only stops the scanner: `refused` is what is reported.
@@ -133,6 +130,17 @@ impl Digester {
         }
     }
 
+    fn checksums(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let mut done = 0;
+        for (at, mark) in &batch.members {
+            self.checksums.update(&batch.plain()[done..*at]);
+            self.checksums.mark(*mark)?;
+            done = *at;
+        }
+        self.checksums.update(&batch.plain()[done..]);
+        Ok(())
+    }
+
     fn window(&mut self, raw: &RawWindow) -> Result<(), Fault> {
         let encoded = window::encode(raw)?;
         let too_long = || DecodeError::Io(io::Error::other("encoded window is longer than 4 GiB"));
@@ -143,10 +151,10 @@ impl Digester {
         Ok(())
     }
 
-    fn finish(self) -> Result<LayerContent, Fault> {
+    fn finish(self, diff_id: Digest) -> Result<LayerContent, Fault> {
         self.tar.finish()?;
         Ok(LayerContent {
-            diff_id: Digest::from_bytes(self.plain.finalize().into()),
+            diff_id,
             chunks: self.chunks,
             windows: self.windows.into_inner().map_err(|e| Fault::Spill(e.into_error()))?,
             windows_len: self.windows_len,

@@ -1,6 +1,6 @@
 //! The index file: written beside its destination, renamed when complete.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ impl Output {
         }
         let temp =
             tempfile::Builder::new().prefix(".clipfs-").suffix(".tmp").tempfile_in(&dir).map_err(|e| {
-                // tempfile names its random path; ours says more.
-                error(io::Error::from_raw_os_error(e.raw_os_error().unwrap_or(libc::EIO)))
+                // tempfile wraps the error to name its random path; ours says more.
+                error(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error))
             })?;
         Ok(Self { path: path.to_owned(), dir, temp })
     }
@@ -54,7 +54,8 @@ impl Output {
         BuildError::Output { path: self.path.clone(), source }
     }
 
-    /// Brings the bytes to the disk. Blocking.
+    /// Brings the bytes to the disk: opening an index does not check its windows, so a file with its final name must be
+    /// whole even after a power cut. Blocking.
     pub(super) fn sync(&self) -> Result<(), BuildError> {
         let file = self.temp.as_file();
         file.set_permissions(Permissions::from_mode(MODE))
@@ -64,20 +65,17 @@ impl Output {
 
     /// Puts the file at its destination. Two system calls: not worth a thread, and not cancelled in between.
     pub(super) fn publish(self) -> Result<PathBuf, BuildError> {
-        let Self { path, dir, temp } = self;
+        let Self { path, temp, .. } = self;
         let error = |source| BuildError::Output { path: path.clone(), source };
         temp.persist(&path).map_err(|e| error(e.error))?;
-        // The rename itself survives a power cut only when the directory is synced; if that fails the index is there
-        // all the same, and whoever opens it checks it.
-        if let Err(e) = fs::File::open(&dir).and_then(|d| d.sync_all()) {
-            tracing::debug!(dir = %dir.display(), error = %e, "cannot sync directory");
-        }
+        // The directory is not synced: after a power cut the old name, or none, is there, and the index is built again.
         Ok(path)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
 
     use super::*;

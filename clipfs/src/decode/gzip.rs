@@ -8,18 +8,18 @@
 //! are longer than a chunk need: see `blocks.rs`.
 
 mod blocks;
-mod output;
 mod run;
+mod windows;
 
 use super::block::BlockHeader;
 use super::inflate::{Inflate, Stop, crc32};
 use super::pass::Pass;
-use super::scan::ScanSummary;
+use super::scan::{MemberMark, ScanSummary};
 use super::{Compression, DecodeError, Resume};
 use crate::num::to_usize;
 use blocks::Blocks;
-use output::{Output, Windows};
 pub(super) use run::Run;
+use windows::Windows;
 
 /// ID1, ID2, and CM = 8 for deflate, the only method there is (RFC 1952 section 2.3.1).
 pub(super) const MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
@@ -86,7 +86,6 @@ fn header_len(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
 pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
     pass.set_format("gzip");
     let mut inflate = Inflate::new().map_err(|reason| pass.corrupt(reason))?;
-    let mut output = Output::new();
     let mut comp_end = 0;
     while pass.fill(1)? {
         if pass.available()[0] == 0 {
@@ -100,11 +99,11 @@ pub(super) fn scan(pass: &mut Pass<'_>) -> Result<ScanSummary, DecodeError> {
         }
         skip_header(pass)?;
         inflate.reset();
-        output.reset();
+        pass.sink().member(MemberMark::Start)?;
         let plain_before = pass.plain_total();
-        let crc = scan_body(pass, &mut inflate, &mut output)?;
+        scan_body(pass, &mut inflate)?;
         let plain = pass.plain_total() - plain_before;
-        check_trailer(pass, crc, plain)?;
+        check_trailer(pass, plain)?;
         if plain > 0 {
             comp_end = pass.offset();
         }
@@ -125,30 +124,29 @@ fn skip_header(pass: &mut Pass<'_>) -> Result<(), DecodeError> {
     }
 }
 
-fn check_trailer(pass: &mut Pass<'_>, crc: u32, plain: u64) -> Result<(), DecodeError> {
+fn check_trailer(pass: &mut Pass<'_>, plain: u64) -> Result<(), DecodeError> {
     if !pass.fill(TRAILER)? {
         return Err(pass.truncated());
     }
-    let word = |at: usize| pass.available()[at..].first_chunk().copied().map(u32::from_le_bytes);
-    if word(0) != Some(crc) {
-        return Err(pass.corrupt("checksum mismatch"));
-    }
+    let word = |at: usize| pass.available()[at..].first_chunk().copied().map_or(0, u32::from_le_bytes);
+    let (crc32, len) = (word(0), word(4));
+    let offset = pass.offset();
+    pass.sink().member(MemberMark::End { crc32, offset })?;
     // ISIZE is the length modulo 2^32.
-    if word(4).map(u64::from) != Some(plain & 0xffff_ffff) {
+    if u64::from(len) != plain & 0xffff_ffff {
         return Err(pass.corrupt("length mismatch"));
     }
     pass.consume(TRAILER)
 }
 
-/// Inflates one member's deflate stream and returns its CRC-32.
+/// Inflates one member's deflate stream.
 ///
 /// Stopping at every block would cost time, so inflate runs freely until the chunk is one byte short of its
 /// length, and stops at blocks from there on. Boundaries before that point pass unseen, the ones that matter
 /// do not: the same stream gives the same checkpoints however it arrives. When no boundary comes for long, inflate is given bit
 /// after bit until it stands between two symbols, and the chunk ends there.
-fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) -> Result<u32, DecodeError> {
+fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate) -> Result<(), DecodeError> {
     let mut body = Body { windows: Windows::default(), blocks: Blocks::start(pass), fed: 0 };
-    let mut crc = 0;
     loop {
         let free = if body.blocks.watched() { 0 } else { (pass.chunk() - 1).saturating_sub(pass.since()) };
         let until_due = body.blocks.due(pass.chunk()).map(|due| due.saturating_sub(pass.since()));
@@ -158,33 +156,30 @@ fn scan_body(pass: &mut Pass<'_>, inflate: &mut Inflate, output: &mut Output) ->
             Some(1..) => (Stop::Block, until_due.map_or(0, to_usize)),
             _ => (Stop::Block, usize::MAX),
         };
-        let room = output.room();
+        let (input, room) = pass.buffers()?;
         let len = room.len().min(most).min(body.windows.wanted());
-        let room = &mut room[..len];
-        let input = if due { &[] } else { pass.available() };
-        let step = inflate.step(input, room, stop).map_err(|reason| pass.corrupt(reason))?;
+        let input = if due { &[] } else { input };
+        let step = inflate.step(input, &mut room[..len], stop).map_err(|reason| pass.corrupt(reason))?;
         body.consume(step.consumed, pass)?;
-        let plain = output.advance(step.produced);
-        crc = crc32(crc, plain);
-        if let Some(chunk) = pass.plain(plain)? {
+        if let Some(chunk) = pass.filled(step.produced)? {
             body.windows.begin(chunk);
         }
         body.windows.progress(step.produced, pass)?;
         if step.ended {
             body.windows.end(pass)?;
-            return Ok(crc);
+            return Ok(());
         }
         if let Some(unused) = step.boundary {
             let at = body.finish_byte(unused, inflate, pass)?;
             body.blocks.boundary();
             if !pass.is_pending() && pass.since() >= pass.chunk() {
-                body.mark(at, None, output, pass);
+                body.mark(at, None, inflate, pass);
             }
         } else if due && step.produced < len {
             if let Some(unused) = inflate.between_symbols() {
                 let at = body.finish_byte(unused, inflate, pass)?;
                 if let Some(header) = body.blocks.header(pass) {
-                    body.mark(at, Some(header), output, pass);
+                    body.mark(at, Some(header), inflate, pass);
                 }
             } else {
                 body.feed_bit(inflate, pass)?;
@@ -246,12 +241,13 @@ impl Body {
     }
 
     /// A chunk may start at bit `at` of the compressed stream; inside a block if there is a header.
-    fn mark(&mut self, at: u64, header: Option<BlockHeader>, output: &Output, pass: &mut Pass<'_>) {
+    fn mark(&mut self, at: u64, header: Option<BlockHeader>, inflate: &Inflate, pass: &mut Pass<'_>) {
         let bit = u8::try_from(at % 8).unwrap_or(0);
         let shared = to_usize(pass.offset() - at / 8);
-        self.windows.candidate(output.window(), bit, header.clone(), pass.consumed_tail(shared));
+        let window = inflate.window();
+        self.windows.candidate(&window, bit, header.clone(), pass.consumed_tail(shared));
         pass.mark(at / 8, bit, Resume::Window);
-        self.blocks.mark(pass, at, output.window(), header);
+        self.blocks.mark(pass, at, &window, header);
     }
 }
 

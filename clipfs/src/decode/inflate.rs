@@ -105,6 +105,18 @@ impl Inflate {
         debug_assert_eq!(code, z::Z_OK, "a raw stream takes any dictionary");
     }
 
+    /// The last bytes produced since `new` or `reset`, at most 32 KiB.
+    pub(super) fn window(&self) -> Vec<u8> {
+        let mut window = vec![0; super::window::MAX_WINDOW];
+        let mut len = 0;
+        // SAFETY: the stream was initialised by `new` and is ended only in `drop`; `window` is writable for 32 KiB, the
+        // most that zlib keeps of a raw stream (window bits 15), and does not overlap with it.
+        let code = unsafe { z::inflateGetDictionary(&*self.stream, window.as_mut_ptr(), &mut len) };
+        debug_assert_eq!(code, z::Z_OK, "a stream that `new` made has a window");
+        window.truncate(crate::num::idx(len));
+        window
+    }
+
     /// Makes the stream go on as if it had just read `header`: with the block's first symbol, or with any later one.
     /// Only directly after `new`, `reset` or `set_window`; `prime` may follow.
     ///

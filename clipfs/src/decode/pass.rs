@@ -204,11 +204,33 @@ impl<'a> Pass<'a> {
         self.pending = Some(Checkpoint { plain_offset: self.plain, comp_offset, bit, resume });
     }
 
-    /// Passes plain bytes on, after the checkpoint that is due before them. Returns its number if there was one.
-    pub(super) fn plain(&mut self, bytes: &[u8]) -> Result<Option<u32>, DecodeError> {
+    /// Passes plain bytes on, after the checkpoint that is due before them.
+    pub(super) fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         if bytes.is_empty() {
+            return Ok(());
+        }
+        self.admit(bytes.len())?;
+        self.sink.plain(bytes)
+    }
+
+    /// The input at hand, and where plain bytes may be written.
+    pub(super) fn buffers(&mut self) -> Result<(&[u8], &mut [u8]), DecodeError> {
+        Ok((&self.buf[self.start..self.end], self.sink.room()?))
+    }
+
+    /// `n` plain bytes have been written to the room: passes them on like [`Self::plain`]. Returns the number of the
+    /// checkpoint before them if there was one.
+    pub(super) fn filled(&mut self, n: usize) -> Result<Option<u32>, DecodeError> {
+        if n == 0 {
             return Ok(None);
         }
+        let begun = self.admit(n)?;
+        self.sink.filled(n)?;
+        Ok(begun)
+    }
+
+    /// Counts the next `n` plain bytes and tells the checkpoint that is due before them.
+    fn admit(&mut self, n: usize) -> Result<Option<u32>, DecodeError> {
         let mut begun = None;
         if let Some(checkpoint) = self.pending.take() {
             if self.chunks > 0 {
@@ -219,14 +241,13 @@ impl<'a> Pass<'a> {
             self.current = checkpoint;
             self.sink.checkpoint(checkpoint)?;
         }
-        self.plain += to_u64(bytes.len());
+        self.plain += to_u64(n);
         if self.plain > self.max_plain {
             return Err(DecodeError::TooLarge(self.max_plain));
         }
         if self.plain - self.current.plain_offset > u64::from(MAX_CHUNK) {
             return Err(self.too_long());
         }
-        self.sink.plain(bytes)?;
         Ok(begun)
     }
 
@@ -241,7 +262,7 @@ impl<'a> Pass<'a> {
         self.consume(n)
     }
 
-    /// The sink, for windows.
+    /// The sink, for windows and members.
     pub(super) fn sink(&mut self) -> &mut dyn ScanSink {
         self.sink
     }

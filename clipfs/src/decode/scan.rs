@@ -6,6 +6,7 @@
 use std::io::Read;
 
 use super::block::BlockHeader;
+use super::inflate::crc32;
 use super::pass::Pass;
 use super::{Compression, DecodeError, Resume, gzip, zstd};
 use crate::num::to_usize;
@@ -41,6 +42,54 @@ pub struct RawWindow {
     pub following: Vec<u8>,
 }
 
+/// Least length of [`ScanSink::room`]: inflating into less is slow, and each time up to 32 KiB of history are copied.
+pub const MIN_ROOM: usize = 64 << 10;
+
+/// Where a gzip member's plain bytes start or end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberMark {
+    /// The next plain byte is the first one.
+    Start,
+    /// The last plain byte was the last one.
+    End {
+        /// What the member says is its CRC-32.
+        crc32: u32,
+        /// Compressed offset of the trailer.
+        offset: u64,
+    },
+}
+
+/// Compares the plain bytes of gzip members with their checksums.
+#[derive(Debug, Default)]
+pub struct Checksums {
+    /// Of the present member, if there is one.
+    crc: Option<u32>,
+}
+
+impl Checksums {
+    /// The next plain bytes. Nothing is computed outside gzip members.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.crc = self.crc.map(|crc| crc32(crc, bytes));
+    }
+
+    /// A member starts or ends.
+    ///
+    /// # Errors
+    /// Its bytes do not have the checksum that it says.
+    pub fn mark(&mut self, mark: MemberMark) -> Result<(), DecodeError> {
+        match mark {
+            MemberMark::Start => self.crc = Some(0),
+            MemberMark::End { crc32, offset } => {
+                if self.crc.take() != Some(crc32) {
+                    let reason = "checksum mismatch".into();
+                    return Err(DecodeError::Corrupt { format: "gzip", offset, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Receives what [`scan`] finds, in stream order.
 pub trait ScanSink {
     /// The next compressed bytes, every one of them exactly once (trailing garbage included).
@@ -49,8 +98,16 @@ pub trait ScanSink {
     /// call is for plain offset 0. Offsets grow, so a chunk ends where the next one starts, in the plain stream as
     /// in the compressed one (there including the byte that a next chunk's `bit` shares).
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), DecodeError>;
-    /// The next plain bytes.
+    /// The next plain bytes, never none.
     fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError>;
+    /// Where a decoder can write the next plain bytes itself instead of handing them to [`ScanSink::plain`], which saves a
+    /// copy: at least [`MIN_ROOM`] bytes. Asking again without telling [`ScanSink::filled`] gives the same room.
+    fn room(&mut self) -> Result<&mut [u8], DecodeError>;
+    /// The first `n` bytes of the room, at least one, are the next plain bytes: as if they had been handed to `plain`.
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError>;
+    /// A gzip member starts or ends behind the plain bytes so far. Its checksum is left to the sink, which has a thread
+    /// to compute it on: see [`Checksums`].
+    fn member(&mut self, mark: MemberMark) -> Result<(), DecodeError>;
     /// The window of an earlier `Resume::Window` checkpoint, in checkpoint order.
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError>;
 }

@@ -8,7 +8,9 @@ use std::io::Write as _;
 use proptest::prelude::*;
 
 use super::run::{RunDecoder, decode_chunk};
-use super::scan::{Checkpoint, RawWindow, ScanLimits, ScanSink, ScanSummary, scan};
+use super::scan::{
+    Checkpoint, Checksums, MIN_ROOM, MemberMark, RawWindow, ScanLimits, ScanSink, ScanSummary, scan,
+};
 use super::{Compression, DecodeError, Resume, window};
 use crate::num::{idx, to_u64, to_usize};
 
@@ -19,6 +21,8 @@ struct Recorder {
     plain: Vec<u8>,
     checkpoints: Vec<Checkpoint>,
     windows: Vec<Vec<u8>>,
+    room: Vec<u8>,
+    checksums: Checksums,
 }
 
 impl ScanSink for Recorder {
@@ -40,7 +44,22 @@ impl ScanSink for Recorder {
     fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         assert!(!bytes.is_empty() && !self.checkpoints.is_empty());
         self.plain.extend_from_slice(bytes);
+        self.checksums.update(bytes);
         Ok(())
+    }
+
+    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+        self.room.resize(MIN_ROOM, 0);
+        Ok(&mut self.room)
+    }
+
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
+        let room = std::mem::take(&mut self.room);
+        self.plain(&room[..n])
+    }
+
+    fn member(&mut self, mark: MemberMark) -> Result<(), DecodeError> {
+        self.checksums.mark(mark)
     }
 
     fn window(&mut self, window: RawWindow) -> Result<(), DecodeError> {

@@ -92,15 +92,17 @@ impl Shared {
     }
 
     pub(super) async fn open(&self, ino: u64, content: ContentId, reply: ReplyOpen) {
-        // A file that cannot be had in time opens all the same: its reads tell.
-        let opened = tokio::time::timeout(self.deadline, self.reader.open(content)).await;
-        let held = match opened {
+        let held = match self.reader.open(content).await {
             Ok(Opened::Object(object)) if self.passes_through() => {
                 let register = || backing::register(&reply, object);
                 self.modes.enter_passthrough(ino, |raw| backing::inherit(&reply, raw), register)
             }
-            Ok(Opened::Object(_) | Opened::Cached) | Err(_) => {
+            Ok(Opened::Object(_) | Opened::Cached) => {
                 Ok(self.modes.enter_cached(ino, |raw| backing::inherit(&reply, raw)))
+            }
+            Err(error) => {
+                self.refuse_read(ino, 0, &error);
+                return reply.error(errno::of_read(&error));
             }
         };
         let held = held.unwrap_or_else(|error| {

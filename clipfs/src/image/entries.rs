@@ -120,14 +120,9 @@ impl LayerEntries {
         self.segments.iter().map(Vec::capacity).sum::<usize>() + self.xattr_bytes
     }
 
-    /// Passes over the entries and keeps them.
-    pub(super) fn cursor(&self) -> Cursor<'_> {
-        Cursor::new(Log::Borrowed { segments: &self.segments, at: 0 })
-    }
-
-    /// Passes over the entries once more and frees them on the way. The attribute sets stay.
+    /// Passes over the entries and frees them on the way. The attribute sets stay.
     pub(super) fn drain(&mut self) -> Cursor<'_> {
-        Cursor::new(Log::Draining { segments: &mut self.segments })
+        Cursor { segments: &mut self.segments, pos: 0, path: Vec::new(), extents: Vec::new() }
     }
 
     /// Takes the distinct attribute sets, encoded as [`xattr::encode`] does; an [`Item`] names its by number.
@@ -198,49 +193,23 @@ pub(super) enum ItemKind<'a> {
     Fifo,
 }
 
-#[derive(Debug)]
-enum Log<'a> {
-    Borrowed { segments: &'a VecDeque<Vec<u8>>, at: usize },
-    Draining { segments: &'a mut VecDeque<Vec<u8>> },
-}
-
-impl Log<'_> {
-    fn segment(&self) -> Option<&[u8]> {
-        match self {
-            Self::Borrowed { segments, at } => segments.get(*at).map(Vec::as_slice),
-            Self::Draining { segments } => segments.front().map(Vec::as_slice),
-        }
-    }
-
-    fn advance(&mut self) {
-        match self {
-            Self::Borrowed { at, .. } => *at += 1,
-            Self::Draining { segments } => drop(segments.pop_front()),
-        }
-    }
-}
-
 /// Reads the log from its start. Lends each entry until the next is asked for.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
-    log: Log<'a>,
+    segments: &'a mut VecDeque<Vec<u8>>,
     pos: usize,
     path: Vec<u8>,
     extents: Vec<Extent>,
 }
 
-impl<'a> Cursor<'a> {
-    fn new(log: Log<'a>) -> Self {
-        Self { log, pos: 0, path: Vec::new(), extents: Vec::new() }
-    }
-
+impl Cursor<'_> {
     /// The next entry.
     pub(super) fn next(&mut self) -> Option<Item<'_>> {
-        while self.log.segment()?.len() <= self.pos {
-            self.log.advance();
+        while self.segments.front()?.len() <= self.pos {
+            self.segments.pop_front();
             self.pos = 0;
         }
-        let segment = self.log.segment()?;
+        let segment = self.segments.front()?;
         let mut r = Reader { bytes: segment, pos: self.pos };
         let shared = to_usize(r.int()?);
         self.path.truncate(shared);
@@ -393,18 +362,13 @@ mod tests {
     }
 
     #[test]
-    fn gives_back_what_was_pushed_twice() {
+    fn gives_back_what_was_pushed_and_frees_it() {
         let samples = samples();
         let mut entries = LayerEntries::default();
         for e in &samples {
             entries.push(e).unwrap();
         }
         assert_eq!(entries.len(), samples.len());
-        let mut cursor = entries.cursor();
-        for e in &samples {
-            check(&cursor.next().unwrap(), e);
-        }
-        assert!(cursor.next().is_none());
         let mut cursor = entries.drain();
         for e in &samples {
             check(&cursor.next().unwrap(), e);

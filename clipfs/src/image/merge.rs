@@ -1,11 +1,17 @@
 //! Applies layers in order: OCI whiteouts (to lower layers only, whatever their order in the tar), hard links
 //! before or after their target and across layers, parents that are symlinks, names that try to escape.
 //!
-//! Each layer is passed over twice: first its whiteouts remove what lower layers left, then its entries are applied in
-//! archive order. What is done follows containerd's `archive/tar.go`, which is what runs most images:
+//! A layer's members are applied in archive order, and it is remembered which names are the layer's own: a whiteout
+//! takes the others (`whiteout.rs`). What is done follows containerd's `archive/tar.go`, which is what runs most images:
 //!
 //! * Paths are cleaned as by Go's `filepath.Clean`; symlinks in the parent are followed inside the root.
+//! * A path means what it means when its member's turn comes. That holds for whiteouts too: where the layer has
+//!   replaced a lower symlink by a directory, a whiteout below concerns that directory and not the symlink's target;
+//!   where it has replaced it by another symlink, the new target. A whiteout that comes *before* the member that
+//!   replaces the symlink still follows it.
 //! * Missing parents are made: 0755, root, mtime 0. Whiteouts make none.
+//! * A whiteout of a lower directory that holds something of the layer leaves that, in a directory which is as its
+//!   entry in the layer says, or else made anew (containerd removes it all if `.wh.dir` comes after `dir/file`).
 //! * An entry replaces what has its name, unless both are directories: then it replaces the metadata.
 //! * An entry for the root itself sets the root's metadata if it is a directory (Docker, umoci), else it is ignored
 //!   (containerd).
@@ -21,6 +27,9 @@ use super::nodes::{Attrs, NONE, NodeKind, Nodes, ROOT};
 use super::resolve::{LINK_BUDGET, MAX_NAME, Place, ResolveError, clean, resolve, split};
 use super::{LayerEntries, Tree, xattr};
 use crate::decode::tar::Timestamp;
+use whiteout::Marks;
+
+mod whiteout;
 
 /// Why layers cannot be merged.
 #[derive(Debug, thiserror::Error)]
@@ -99,15 +108,17 @@ impl Merger {
             xattrs.push(if xattr::check(&set) { Some(self.tree.xattr_set(&set)?) } else { None });
         }
         let (tree, budget) = (&mut self.tree, &mut self.budget);
-        let mut pass = Pass { tree, budget, layer, xattrs, waiting: Vec::new() };
+        let mut pass = Pass { tree, budget, layer, xattrs, marks: Marks::default(), waiting: Vec::new() };
         let mut path = Vec::new();
-        let mut cursor = entries.cursor();
-        while let Some(item) = cursor.next() {
-            pass.whiteout(&item, &mut path)?;
-        }
         let mut cursor = entries.drain();
         while let Some(item) = cursor.next() {
-            pass.entry(&item, &mut path)?;
+            clean(item.path, &mut path);
+            match pass.role(&path)? {
+                Role::Entry => pass.entry(&item, &path)?,
+                Role::Whiteout(name) => pass.whiteout(&path, Some(name))?,
+                Role::Opaque => pass.whiteout(&path, None)?,
+                Role::Ignored | Role::Bad => {}
+            }
         }
         pass.settle()
     }
@@ -142,6 +153,7 @@ struct Pass<'t> {
     layer: u32,
     /// Layer's attribute sets → the tree's; `None`: not allowed.
     xattrs: Vec<Option<u32>>,
+    marks: Marks,
     waiting: Vec<Waiting>,
 }
 
@@ -174,13 +186,8 @@ impl Pass<'_> {
         }
     }
 
-    /// First pass: removes from what lower layers left.
-    fn whiteout(&mut self, item: &Item<'_>, path: &mut Vec<u8>) -> Result<(), MergeError> {
-        clean(item.path, path);
-        let role = self.role(path)?;
-        if !matches!(role, Role::Whiteout(_) | Role::Opaque) {
-            return Ok(());
-        }
+    /// Removes what lower layers left under a name beside the whiteout; `None`: in its whole directory.
+    fn whiteout(&mut self, path: &[u8], name: Option<&[u8]>) -> Result<(), MergeError> {
         let place = match resolve(self.tree, split(path).0, self.budget) {
             Ok(place) => place,
             // The layer replaces a file by a directory: nothing there to hide.
@@ -190,27 +197,22 @@ impl Pass<'_> {
         if !place.missing.is_empty() || !self.tree.is_dir(place.node) {
             return Ok(());
         }
-        if let Role::Whiteout(name) = role {
-            if let Some(slot) = self.tree.lookup(place.node, name) {
-                self.tree.remove(slot);
-            }
-        } else {
-            self.tree.clear(place.node);
+        let Some(name) = name else {
+            whiteout::clear(self.tree, &mut self.marks, place.node);
+            return Ok(());
+        };
+        if let Some(slot) = self.tree.lookup(place.node, name) {
+            whiteout::hide(self.tree, &mut self.marks, slot);
         }
         Ok(())
     }
 
-    /// Second pass: applies an entry.
-    fn entry(&mut self, item: &Item<'_>, path: &mut Vec<u8>) -> Result<(), MergeError> {
-        clean(item.path, path);
-        let path = path.as_slice();
-        if self.role(path)? != Role::Entry {
-            return Ok(());
-        }
+    /// Applies an entry.
+    fn entry(&mut self, item: &Item<'_>, path: &[u8]) -> Result<(), MergeError> {
         let attrs = self.attrs(item, path)?;
         if path.is_empty() {
             if item.kind == ItemKind::Dir {
-                self.set_attrs(ROOT, &attrs);
+                self.tree.set_attrs(ROOT, &attrs);
             }
             return Ok(());
         }
@@ -219,7 +221,8 @@ impl Pass<'_> {
         if let Some(slot) = self.tree.lookup(dir, name) {
             let node = self.tree.slot(slot).node;
             if item.kind == ItemKind::Dir && self.tree.is_dir(node) {
-                self.set_attrs(node, &attrs);
+                self.tree.set_attrs(node, &attrs);
+                self.marks.described(slot);
                 return Ok(());
             }
             self.tree.remove(slot);
@@ -246,7 +249,7 @@ impl Pass<'_> {
         if kind == NodeKind::Symlink {
             self.tree.node_mut(node).mode = 0o777;
         }
-        self.tree.link(dir, name, node)
+        self.link(dir, name, node)
     }
 
     fn attrs(&self, item: &Item<'_>, path: &[u8]) -> Result<Attrs, MergeError> {
@@ -260,16 +263,11 @@ impl Pass<'_> {
         Ok(Attrs { mode, uid: item.uid, gid: item.gid, mtime, xattrs })
     }
 
-    fn set_attrs(&mut self, node: u32, attrs: &Attrs) {
-        let n = self.tree.node_mut(node);
-        if n.kind != NodeKind::Symlink {
-            n.mode = attrs.mode;
-        }
-        n.uid = attrs.uid;
-        n.gid = attrs.gid;
-        n.mtime_secs = attrs.mtime.secs;
-        n.mtime_nanos = attrs.mtime.nanos;
-        n.xattrs = attrs.xattrs;
+    /// Gives an inode a name of this layer.
+    fn link(&mut self, dir: u32, name: &[u8], node: u32) -> Result<(), MergeError> {
+        let slot = self.tree.link(dir, name, node)?;
+        self.marks.own(slot);
+        Ok(())
     }
 
     /// Resolves an entry's parent and makes what is missing of it.
@@ -281,7 +279,7 @@ impl Pass<'_> {
         }
         for name in missing {
             let made = self.tree.add_node(NodeKind::Dir, &Attrs::SYNTHETIC, NONE, NONE)?;
-            self.tree.link(dir, &name, made)?;
+            self.link(dir, &name, made)?;
             dir = made;
         }
         Ok(dir)
@@ -297,12 +295,12 @@ impl Pass<'_> {
         attrs: Attrs,
     ) -> Result<(), MergeError> {
         if let Some(node) = self.link_target(path, target)? {
-            self.tree.link(dir, name, node)?;
+            self.link(dir, name, node)?;
             return self.add_attrs(node, &attrs);
         }
         let number = u32::try_from(self.waiting.len()).map_err(|_| MergeError::TooLarge("hard links"))?;
         let node = self.tree.add_node(NodeKind::Pending, &attrs, number, 0)?;
-        self.tree.link(dir, name, node)?;
+        self.link(dir, name, node)?;
         let (name, path, target) = (name.to_vec(), path.to_vec(), target.to_vec());
         self.waiting.push(Waiting { dir, name, node, path, target, attrs });
         Ok(())
@@ -348,7 +346,7 @@ impl Pass<'_> {
                 self.tree.xattr_set(&merged)?
             }
         };
-        self.set_attrs(node, &Attrs { xattrs: set, ..*attrs });
+        self.tree.set_attrs(node, &Attrs { xattrs: set, ..*attrs });
         Ok(())
     }
 

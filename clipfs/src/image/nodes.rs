@@ -230,8 +230,21 @@ impl Nodes {
         add(&mut self.nodes, &mut self.free_nodes, node, "inodes")
     }
 
-    /// Gives an inode a name; the name must be free.
-    pub(super) fn link(&mut self, dir: u32, name: &[u8], node: u32) -> Result<(), MergeError> {
+    /// Sets what an entry says of its inode. A symlink's mode is what the kernel says.
+    pub(super) fn set_attrs(&mut self, node: u32, attrs: &Attrs) {
+        let n = self.node_mut(node);
+        if n.kind != NodeKind::Symlink {
+            n.mode = attrs.mode;
+        }
+        n.uid = attrs.uid;
+        n.gid = attrs.gid;
+        n.mtime_secs = attrs.mtime.secs;
+        n.mtime_nanos = attrs.mtime.nanos;
+        n.xattrs = attrs.xattrs;
+    }
+
+    /// Gives an inode a name and returns its slot; the name must be free.
+    pub(super) fn link(&mut self, dir: u32, name: &[u8], node: u32) -> Result<u32, MergeError> {
         let name = self.names.intern(name).ok_or(MergeError::TooLarge("names"))?;
         let next = self.node(dir).data;
         let slot = Slot { parent: dir, name, node, next, prev: NONE };
@@ -251,7 +264,7 @@ impl Nodes {
             let s = &slots[idx(s)];
             state.hash_one((s.parent, s.name))
         });
-        Ok(())
+        Ok(slot)
     }
 
     /// Makes a name stand for another inode that is no directory (nor was the one before).
@@ -280,13 +293,6 @@ impl Nodes {
             } else {
                 self.unref(node);
             }
-        }
-    }
-
-    /// Removes everything in a directory.
-    pub(super) fn clear(&mut self, dir: u32) {
-        while self.node(dir).data != NONE {
-            self.remove(self.node(dir).data);
         }
     }
 

@@ -381,7 +381,7 @@ impl ClipIndex {
 
     /// Changes the bytes behind the back of validation, as a file changes under its map.
     #[cfg(test)]
-    pub(super) fn tamper(&mut self, change: impl FnOnce(&mut [u8])) {
+    pub(crate) fn tamper(&mut self, change: impl FnOnce(&mut [u8])) {
         if let Bytes::Owned(bytes) = &mut self.bytes {
             change(bytes);
         }

@@ -40,7 +40,7 @@ impl Inner {
         pieces: &[Piece],
         mut parts: Vec<Option<Bytes>>,
     ) -> Vec<Option<Bytes>> {
-        let object = if content.sparse { None } else { self.open_object(id, content) };
+        let mut object = if content.sparse { None } else { self.open_object(id, content) };
         let mut partial = None;
         for (piece, part) in pieces.iter().zip(&mut parts) {
             let Piece::Data { len, file_offset, .. } = *piece else { continue };
@@ -48,13 +48,17 @@ impl Inner {
                 continue;
             }
             let len = crate::num::idx(len);
-            *part = match &object {
-                Some(object) => self.read_object(object, file_offset, len),
-                None => {
-                    let partial = partial.get_or_insert_with(|| self.partial(id, content));
-                    self.read_segment(partial, content, file_offset, len)
-                }
-            };
+            *part = object.as_ref().and_then(|object| self.read_object(object, file_offset, len));
+            if part.is_none() && object.is_some() {
+                // It changed since it was verified: looked at afresh, and verified afresh if it is still there.
+                lock(&self.objects).pop(&id);
+                object = self.open_object(id, content);
+                *part = object.as_ref().and_then(|object| self.read_object(object, file_offset, len));
+            }
+            if part.is_none() && object.is_none() {
+                let partial = partial.get_or_insert_with(|| self.partial(id, content));
+                *part = self.read_segment(partial, content, file_offset, len);
+            }
             if part.is_some() {
                 self.counters.served_disk.add(to_u64(len));
             }
@@ -87,6 +91,12 @@ impl Inner {
         Arc::clone(lock(&self.partials).get_or_insert(id, || partial))
     }
 
+    /// Ranges of a content that its partial object does not have. Memory only: `None` if that is not open.
+    pub(super) fn missing_on_disk(&self, id: ContentId) -> Option<Vec<std::ops::Range<u64>>> {
+        let partial = lock(&self.partials).get(&id).map(Arc::clone);
+        partial.map(|partial| partial.missing())
+    }
+
     /// A range from a partial object; the segment that holds it stays in memory.
     fn read_segment(&self, partial: &Partial, content: &Content, offset: u64, len: usize) -> Option<Bytes> {
         let (start, bytes) = partial.read(offset)?;
@@ -114,9 +124,11 @@ impl Inner {
         .flatten()
     }
 
+    /// A range of an object. `None` if it is not what was verified any more: looked at after the read, so that no change
+    /// can hide before it.
     fn read_object(&self, object: &ObjectFile, offset: u64, len: usize) -> Option<Bytes> {
         let mut bytes = self.pool.take(len);
         object.file.read_exact_at(&mut bytes, offset).ok()?;
-        Some(self.pool.lend(bytes))
+        object.is_unchanged().then(|| self.pool.lend(bytes))
     }
 }

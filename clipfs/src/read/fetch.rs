@@ -12,7 +12,7 @@ use super::plan::{Piece, plan};
 use super::{Inner, ReadError};
 use crate::decode::run::RunDecoder;
 use crate::decode::{DecodeError, Resume};
-use crate::index::{ChunkRecord, Content, ContentId};
+use crate::index::{ChunkRecord, ContentId};
 use crate::num::to_u64;
 use crate::oci::Descriptor;
 use crate::registry::BlobStream;
@@ -51,7 +51,8 @@ impl Inner {
         let mut runs: Vec<(u32, Vec<Wanted>)> = Vec::new();
         for (layer, chunk, leader) in leaders {
             // The last leader may have landed between our look into memory and our leading.
-            if let Some(bytes) = self.store.memory_get(&leader.key()) {
+            if let Some(bytes) = self.chunk_in_memory(&leader.key()) {
+                self.keep_found(layer, chunk, &bytes);
                 leader.land(Ok(bytes));
                 continue;
             }
@@ -75,35 +76,37 @@ impl Inner {
         for (layer, run) in runs {
             let inner = Arc::clone(self);
             let slot = slot.clone();
+            let mut run = run;
             self.runtime.spawn(async move {
                 let _ahead = slot;
                 let _demand = match cause {
                     Cause::Demand => Arc::clone(&inner.demand_slots).acquire_owned().await.ok(),
                     Cause::Ahead | Cause::Prefetch => None,
                 };
+                if cause == Cause::Demand {
+                    // After an outage, those who wait come before what was asked for in vain.
+                    run.retain_mut(|wanted| !wanted.leader.give_up());
+                }
                 inner.fetch_run(layer, run, cause).await;
             });
         }
     }
 
     /// Begins read-ahead of a file range as far as slots are free; answers the file offset up to which it has begun.
-    pub(super) fn fetch_ahead(
-        self: &Arc<Self>,
-        id: ContentId,
-        content: &Content,
-        range: std::ops::Range<u64>,
-    ) -> u64 {
+    pub(super) fn fetch_ahead(self: &Arc<Self>, id: ContentId, range: std::ops::Range<u64>) -> u64 {
         let Ok(pieces) = plan(&self.index, id, range.start, range.end - range.start) else {
             return range.end;
         };
         let mut chunks: VecDeque<(u32, u32, u64)> = VecDeque::new();
-        let mut at = range.start;
+        let missing = self.missing_on_disk(id);
         for piece in &pieces {
-            match *piece {
-                Piece::Zeros { len } => at += len,
-                Piece::Data { layer, chunk, len, .. } => {
-                    at += u64::from(len);
-                    chunks.push_back((layer, chunk, at.min(content.size)));
+            if let Piece::Data { layer, chunk, len, file_offset, .. } = *piece {
+                let end = file_offset + u64::from(len);
+                let lacks = |gaps: &Vec<std::ops::Range<u64>>| {
+                    gaps.iter().any(|gap| gap.start < end && file_offset < gap.end)
+                };
+                if missing.as_ref().is_none_or(lacks) {
+                    chunks.push_back((layer, chunk, end));
                 }
             }
         }
@@ -115,7 +118,7 @@ impl Inner {
                 let Some((layer, chunk, end)) = chunks.pop_front() else { break };
                 until = end;
                 let Some(key) = self.chunk_key(layer, chunk) else { continue };
-                if self.store.memory_get(&key).is_none()
+                if self.chunk_in_memory(&key).is_none()
                     && let Some(leader) = self.flights.try_lead(key)
                 {
                     leaders.push((layer, chunk, leader));
@@ -136,14 +139,21 @@ impl Inner {
                 alone.push(wanted);
             }
         }
-        if alone.is_empty() {
-            return;
-        }
         let mut decoding = JoinSet::new();
-        let mut queue = VecDeque::from(alone);
-        if let Err(error) = self.stream_run(layer, &mut queue, cause, &mut decoding).await {
-            for wanted in queue {
-                wanted.leader.land(Err(error.clone()));
+        let mut rest = VecDeque::from(alone);
+        // What was taken out of the run is not asked for.
+        while let Some(wanted) = rest.pop_front() {
+            let mut queue = VecDeque::from([wanted]);
+            while let (Some(last), Some(next)) = (queue.back(), rest.front())
+                && next.chunk == last.chunk + 1
+                && let Some(next) = rest.pop_front()
+            {
+                queue.push_back(next);
+            }
+            if let Err(error) = self.stream_run(layer, &mut queue, cause, &mut decoding).await {
+                for wanted in queue {
+                    wanted.leader.land(Err(error.clone()));
+                }
             }
         }
         while decoding.join_next().await.is_some() {}
@@ -206,9 +216,10 @@ impl Inner {
         }
         match outcome {
             Ok(bytes) => {
+                self.will_keep(layer, chunk);
                 self.store.memory_put(leader.key(), bytes.clone());
                 leader.land(Ok(bytes.clone()));
-                self.keep(layer, record, bytes).await;
+                self.keep(layer, chunk, record, bytes).await;
             }
             Err(error) => leader.land(Err(error)),
         }

@@ -12,8 +12,8 @@ use lru::LruCache;
 
 use super::fetch::{Cause, Wanted, comp_end};
 use super::{Inner, ReadError, lock};
-use crate::decode::Resume;
 use crate::decode::run::RunDecoder;
+use crate::decode::{DecodeError, Resume};
 use crate::num::to_u64;
 
 /// Parked decoders: each holds its frame's window, usually 8 MiB.
@@ -46,11 +46,15 @@ struct Parked {
 impl Inner {
     /// Brings a chunk of a lane.
     pub(super) async fn fetch_lane(self: &Arc<Self>, layer: u32, wanted: Wanted, cause: Cause) {
-        let Wanted { chunk, record, leader } = wanted;
+        let Wanted { chunk, record, mut leader } = wanted;
         let first = self.lane_start(layer, chunk);
         let lane = Arc::clone(lock(&self.lanes.0).get_or_insert((layer, first), Shared::default));
         let mut parked = lane.lock().await;
-        if let Some(bytes) = self.store.memory_get(&leader.key()) {
+        // Others had the decoder in the meantime: perhaps they passed this chunk, or its readers have given up.
+        if leader.has_landed() || (cause == Cause::Demand && leader.give_up()) {
+            return;
+        }
+        if let Some(bytes) = self.chunk_in_memory(&leader.key()) {
             leader.land(Ok(bytes));
             return;
         }
@@ -58,11 +62,7 @@ impl Inner {
         if let Err(ReadError::Decode(..) | ReadError::Mismatch(_)) = &outcome {
             tracing::warn!(layer, chunk, "bad chunk, fetching its frame once more");
             self.distrust(layer);
-            *parked = None;
             outcome = self.walk(layer, first, chunk, &mut parked, cause).await;
-        }
-        if outcome.is_err() {
-            *parked = None;
         }
         drop(parked);
         if let Ok(bytes) = &outcome {
@@ -71,7 +71,8 @@ impl Inner {
         leader.land(outcome);
     }
 
-    /// Walks the lane's decoder up to and including chunk `to`.
+    /// Walks the lane's decoder up to and including chunk `to`. Parks it there, or where the registry failed; a decoder that
+    /// met bad bytes is gone.
     async fn walk(
         self: &Arc<Self>,
         layer: u32,
@@ -86,69 +87,97 @@ impl Inner {
             _ => self.enter_lane(layer, first)?,
         };
         let end = comp_end(&self.index.chunk(layer, to).ok_or(ReadError::NoContent)?);
-        let mut stream = self.request(layer, at.comp..end.max(at.comp + 1), cause, &name).await?;
+        let mut stream = match self.request(layer, at.comp..end.max(at.comp + 1), cause, &name).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                *parked = Some(at);
+                return Err(error);
+            }
+        };
         let mut last = None;
         loop {
             let mut portion = Vec::new();
             let mut len = 0;
             while len < PORTION {
-                let next =
-                    stream.next().await.map_err(|e| ReadError::Registry(Arc::clone(&name), Arc::new(e)))?;
-                let Some(bytes) = next else { break };
-                len += bytes.len();
-                portion.push(bytes);
+                match stream.next().await {
+                    Ok(Some(bytes)) => {
+                        len += bytes.len();
+                        portion.push(bytes);
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        *parked = Some(at);
+                        return Err(ReadError::Registry(name, Arc::new(error)));
+                    }
+                }
             }
             if portion.is_empty() {
                 break;
             }
             let inner = Arc::clone(self);
-            let step = self.blocking(move || inner.step(layer, first, at, &portion)).await;
-            let (moved, chunks) = step.unwrap_or(Err(ReadError::Abandoned))?;
+            let step = self.blocking(move || inner.step(layer, first, to, at, &portion)).await;
+            let (moved, found) = step.unwrap_or(Err(ReadError::Abandoned))?;
             at = moved;
-            for (chunk, bytes) in chunks {
-                let record = self.index.chunk(layer, chunk).ok_or(ReadError::NoContent)?;
-                if let Some(key) = self.chunk_key(layer, chunk) {
-                    self.store.memory_put(key, bytes.clone());
-                }
-                if chunk == to {
-                    last = Some(bytes.clone());
-                }
-                self.keep(layer, record, bytes).await;
-            }
+            last = last.or(found);
         }
+        let bytes = last.ok_or(ReadError::Mismatch(name))?;
         *parked = Some(at);
-        last.ok_or(ReadError::Mismatch(name))
+        Ok(bytes)
     }
 
+    /// Decodes a portion and hands out every chunk that it completes, one by one: a few compressed bytes may be very many
+    /// plain ones. Answers chunk `to` if it was among them.
     fn step(
-        &self,
+        self: &Arc<Self>,
         layer: u32,
         first: u32,
+        to: u32,
         mut at: Parked,
         portion: &[Bytes],
-    ) -> Result<(Parked, Vec<(u32, Bytes)>), ReadError> {
-        let mut plain = Vec::new();
+    ) -> Result<(Parked, Option<Bytes>), ReadError> {
+        let mut found = None;
+        let mut refused = None;
         for bytes in portion {
-            at.decoder
-                .push(bytes, &mut |n, chunk| {
-                    plain.push((n, chunk));
-                    Ok(())
-                })
-                .map_err(|e| {
-                    self.counters.verify_failures.add(1);
-                    ReadError::Decode(self.chunk_name(layer, at.next), Arc::new(e))
-                })?;
+            let next = &mut at.next;
+            let pushed = at.decoder.push(bytes, &mut |n, plain| {
+                let chunk = u32::try_from(n).ok().and_then(|n| first.checked_add(n));
+                match chunk.ok_or(ReadError::NoContent).and_then(|chunk| {
+                    *next = chunk.saturating_add(1);
+                    Ok((chunk, self.pass_chunk(layer, chunk, plain)?))
+                }) {
+                    Ok((chunk, bytes)) if chunk == to => found = Some(bytes),
+                    Ok(_) => {}
+                    Err(error) => {
+                        refused = Some(error);
+                        let reason = "a chunk does not match the index".into();
+                        return Err(DecodeError::Corrupt { format: "zstd", offset: 0, reason });
+                    }
+                }
+                Ok(())
+            });
+            if let Some(error) = refused.take() {
+                return Err(error);
+            }
+            pushed.map_err(|e| {
+                self.counters.verify_failures.add(1);
+                ReadError::Decode(self.chunk_name(layer, at.next), Arc::new(e))
+            })?;
             at.comp += to_u64(bytes.len());
         }
-        let mut chunks = Vec::new();
-        for (n, bytes) in plain {
-            let chunk =
-                u32::try_from(n).ok().and_then(|n| first.checked_add(n)).ok_or(ReadError::NoContent)?;
-            let record = self.index.chunk(layer, chunk).ok_or(ReadError::NoContent)?;
-            chunks.push((chunk, self.verify(layer, chunk, &record, bytes)?));
-            at.next = chunk + 1;
+        Ok((at, found))
+    }
+
+    /// Verifies a chunk on the decoder's way; gives it to memory, to its readers and to the disk.
+    fn pass_chunk(self: &Arc<Self>, layer: u32, chunk: u32, plain: Vec<u8>) -> Result<Bytes, ReadError> {
+        let record = self.index.chunk(layer, chunk).ok_or(ReadError::NoContent)?;
+        let bytes = self.verify(layer, chunk, &record, plain)?;
+        self.will_keep(layer, chunk);
+        if let Some(key) = self.chunk_key(layer, chunk) {
+            self.store.memory_put(key, bytes.clone());
+            self.flights.pass(&key, &bytes);
         }
-        Ok((at, chunks))
+        self.keep_blocking(layer, chunk, record, bytes.clone());
+        Ok(bytes)
     }
 
     fn enter_lane(&self, layer: u32, first: u32) -> Result<Parked, ReadError> {

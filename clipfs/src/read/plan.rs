@@ -4,6 +4,9 @@ use crate::decode::tar::Extent;
 use crate::index::{ClipIndex, ContentId};
 use crate::num::to_u64;
 
+#[cfg(test)]
+mod tests;
+
 /// A consecutive part of a file range, in file order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -94,7 +97,7 @@ fn cut_by_chunks(
     let mut chunk = index.chunk_at(layer, stream).ok_or(Inconsistent)?;
     while at < to {
         let record = index.chunk(layer, chunk).ok_or(Inconsistent)?;
-        let chunk_end = record.plain_offset + u64::from(record.plain_len);
+        let chunk_end = record.plain_offset.checked_add(u64::from(record.plain_len)).ok_or(Inconsistent)?;
         let inside = stream.checked_sub(record.plain_offset).ok_or(Inconsistent)?;
         let len = (to - at).min(chunk_end.checked_sub(stream).ok_or(Inconsistent)?);
         if len == 0 {
@@ -107,7 +110,10 @@ fn cut_by_chunks(
             at: u32::try_from(inside).map_err(|_| Inconsistent)?,
             len: u32::try_from(len).map_err(|_| Inconsistent)?,
             file_offset: at,
-            segment: extent.file_offset + (segment_stream - extent.stream_offset),
+            segment: extent
+                .file_offset
+                .checked_add(segment_stream - extent.stream_offset)
+                .ok_or(Inconsistent)?,
         });
         at += len;
         stream += len;

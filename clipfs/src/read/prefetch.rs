@@ -211,7 +211,7 @@ impl Inner {
                 continue;
             };
             if let Some(bytes) = self.store.memory_get(&key) {
-                self.keep(layer, record, bytes).await;
+                self.keep(layer, chunk, record, bytes).await;
             } else if let Some(leader) = self.flights.try_lead(key) {
                 waiters.push(leader.waiter());
                 leaders.push((layer, chunk, leader));

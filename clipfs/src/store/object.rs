@@ -18,7 +18,9 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::disk::{Dirs, Stat, Tree, hex_name, is, is_full, open_at, remove_at, same_file, stat, stat_at};
+use super::disk::{
+    Dirs, Ident, Stat, Tree, hex_name, is, is_full, open_at, remove_at, same_file, stat, stat_at,
+};
 use super::evict::removed;
 use super::memo::now;
 use super::usage::{Change, signed};
@@ -104,8 +106,8 @@ impl Inner {
             // The digest proves the bytes; if they are not as many as the caller believes, it is the caller who errs.
             Look::Sound(stat) if stat.ident.size != size => None,
             Look::Sound(stat) => {
-                self.touch(digest, &file, &stat);
-                Some(ObjectFile { file, _pin: pin })
+                let verified = self.touch(digest, &file, &stat);
+                Some(ObjectFile { file, verified, _pin: pin })
             }
             Look::Corrupt(stat) => {
                 self.remove_corrupt(&dirs, digest, Some(&stat));
@@ -160,12 +162,13 @@ impl Inner {
         }
     }
 
-    /// Renews the access time of an object that looks unused for long, and keeps the verification valid.
-    fn touch(&self, digest: &Blake3, file: &File, seen: &Stat) {
+    /// Renews the access time of an object that looks unused for long, and keeps the verification valid. The identity that
+    /// stands for the verified bytes from now on.
+    fn touch(&self, digest: &Blake3, file: &File, seen: &Stat) -> Ident {
         let limit = if seen.ident.size > TOUCH_LARGE { TOUCH_LARGE_AFTER } else { TOUCH_AFTER };
         let age = Duration::from_nanos(now().saturating_sub(seen.recency));
         if age < limit || file.set_times(FileTimes::new().set_accessed(SystemTime::now())).is_err() {
-            return;
+            return seen.ident;
         }
         // Only the times may have changed: a write in between would have moved the mtime.
         if let Ok(after) = stat(file)
@@ -173,7 +176,9 @@ impl Inner {
             && after.ident.size == seen.ident.size
         {
             self.memo.renew(digest, &seen.ident, after.ident);
+            return after.ident;
         }
+        seen.ident
     }
 
     /// See [`super::Store::put_object`].

@@ -14,7 +14,7 @@ use super::*;
 const LARGE: u64 = 1 << 30;
 
 /// The index that most tests are mounts of.
-const SCOPE: Blake3 = [9; 32];
+const SCOPE: Blake3 = [0; 32];
 
 fn open_with(dir: &Path, quota: u64) -> Arc<Store> {
     let options = StoreOptions { dir: dir.to_owned(), quota, memory: 1 << 20 };

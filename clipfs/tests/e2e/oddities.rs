@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use fixtures::content::Content;
-use fixtures::image::Image;
+use fixtures::image::{Image, ImageBuilder};
 use fixtures::images;
+use fixtures::layer::{Compress, Entry};
 
 use crate::support::{Sandbox, assert_same_trees, describe, layout, tool, walk};
 
@@ -25,15 +26,20 @@ fn the_mount_of_oddities_equals_what_umoci_unpacks() {
     images::oddities().write_layout_as(&sandbox.path("for-umoci"), "odd").unwrap();
     let image = format!("{}:odd", sandbox.path("for-umoci").display());
     tool("umoci", ["unpack", "--image", &image, unpacked.to_str().unwrap()]);
-    let (mut ours, mut theirs) = (walk(&mountpoint), walk(&unpacked.join("rootfs")));
+    let (ours, mut theirs) = (walk(&mountpoint), walk(&unpacked.join("rootfs")));
     assert!(theirs.len() > 100, "the oddities are many: {}", theirs.len());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     for (name, seen) in &mut theirs {
-        let Some(our) = ours.get_mut(name) else { continue };
+        let Some(our) = ours.get(name) else { continue };
         // umoci leaves the time of unpacking on directories that it writes into once more.
         if u64::try_from(seen.mtime.0).is_ok_and(|secs| secs.abs_diff(now) < 3600) {
             assert!(fs::symlink_metadata(mountpoint.join(name)).unwrap().is_dir(), "{}", name.display());
             seen.mtime = our.mtime;
+        }
+        // It drops attributes without a value.
+        if our.xattrs.iter().any(|(_, value)| value.is_empty()) {
+            assert_eq!(our.xattrs.iter().filter(|(_, value)| !value.is_empty()).count(), seen.xattrs.len());
+            seen.xattrs.clone_from(&our.xattrs);
         }
         // It ignores what a hard link's own header says; containerd applies it, and so do we.
         if name.starts_with("links") && seen.nlink > 1 {
@@ -42,6 +48,59 @@ fn the_mount_of_oddities_equals_what_umoci_unpacks() {
         }
     }
     assert_same_trees(&ours, &theirs);
+}
+
+/// Differs of overlay file systems write a directory in place of a symlink as an opaque one.
+#[test]
+fn whiteouts_below_a_replaced_symlink_do_what_umoci_does() {
+    let lower = [
+        Entry::dir("usr/"),
+        Entry::dir("usr/lib64/"),
+        Entry::file("usr/lib64/ld.so", "ld\n"),
+        Entry::file("usr/lib64/libc", "libc\n"),
+        Entry::symlink("opaque", "usr/lib64"),
+        Entry::symlink("plain", "usr/lib64"),
+        Entry::symlink("gone", "usr/lib64"),
+        Entry::dir("other/"),
+        Entry::file("other/libc", "another\n"),
+        Entry::file("other/left", "left\n"),
+        Entry::symlink("moved", "usr/lib64"),
+        Entry::dir("early-target/"),
+        Entry::file("early-target/lost", "lost\n"),
+        Entry::symlink("early", "early-target"),
+    ];
+    let upper = [
+        Entry::dir("opaque/"),
+        Entry::file("opaque/.wh..wh..opq", ""),
+        Entry::file("opaque/new", "new\n"),
+        Entry::dir("plain/"),
+        Entry::file("plain/.wh.libc", ""),
+        Entry::file(".wh.gone", ""),
+        Entry::file("gone/.wh.libc", ""),
+        Entry::symlink("moved", "other"),
+        Entry::file("moved/.wh.libc", ""),
+        Entry::file("early/.wh..wh..opq", ""),
+        Entry::dir("early/"),
+    ];
+    let how = Compress::Gzip { level: 6 };
+    let image = ImageBuilder::new().layer(lower, how).layer(upper, how).build();
+    let mut sandbox = Sandbox::new();
+    let mountpoint = mount_image(&mut sandbox, &image);
+    let unpacked = sandbox.path("unpacked");
+    image.write_layout_as(&sandbox.path("for-umoci"), "links").unwrap();
+    let from = format!("{}:links", sandbox.path("for-umoci").display());
+    tool("umoci", ["unpack", "--image", &from, unpacked.to_str().unwrap()]);
+    let rootfs = unpacked.join("rootfs");
+    let names = |root: &Path| walk(root).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&mountpoint), names(&rootfs));
+    for (file, content) in [
+        ("usr/lib64/ld.so", "ld\n"),
+        ("usr/lib64/libc", "libc\n"),
+        ("opaque/new", "new\n"),
+        ("moved/left", "left\n"),
+    ] {
+        assert_eq!(fs::read_to_string(mountpoint.join(file)).unwrap(), content, "{file}");
+    }
 }
 
 #[test]

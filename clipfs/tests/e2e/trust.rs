@@ -9,7 +9,7 @@ use fixtures::images::{self, BIG_SEED};
 use fixtures::layer::Compress;
 use fixtures::registry::{Fault, Registry, Rule};
 
-use crate::support::{Sandbox, describe};
+use crate::support::{Sandbox, describe, wait_until};
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -120,4 +120,32 @@ fn while_mounted_the_next_open_notices() {
     flip(tool, 50_000);
     Sandbox::drop_caches();
     assert!(fs::read(mountpoint.join("usr/bin/tool")).unwrap() == want);
+}
+
+/// Files that are read through the daemon keep their object open between reads: a flipped byte must be seen all the same.
+#[test]
+fn under_an_object_that_the_daemon_has_open() {
+    for passthrough in ["off", "auto"] {
+        let mut sandbox = Sandbox::new();
+        let registry = Registry::plain();
+        registry.push(&images::one_big_file(9 << 20, Compress::Gzip { level: 6 }), "team/big", "1");
+        let reference = registry.reference("team/big", "1");
+        let mountpoint = sandbox.mount(&reference, &["--passthrough", passthrough]);
+        let want = Content::bytes(BIG_SEED, 9 << 20);
+        assert!(fs::read(mountpoint.join("big")).unwrap() == want);
+        let is_big = |path: &PathBuf| fs::metadata(path).unwrap().len() == 9 << 20;
+        wait_until("the object to be complete", || {
+            files_below(&sandbox.cache().join("objects")).iter().any(is_big)
+        });
+        // Once more through the object, so that it is open.
+        let file = fs::File::open(mountpoint.join("big")).unwrap();
+        Sandbox::drop_caches();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 1_000_000).unwrap();
+        drop(file);
+        let objects = files_below(&sandbox.cache().join("objects"));
+        flip(objects.iter().find(|path| is_big(path)).unwrap(), 5_000_000);
+        Sandbox::drop_caches();
+        assert!(fs::read(mountpoint.join("big")).unwrap() == want, "passthrough {passthrough}");
+    }
 }

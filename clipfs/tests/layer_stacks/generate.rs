@@ -94,9 +94,57 @@ fn entry() -> impl Strategy<Value = Entry> {
     )
 }
 
+/// Two layers, the lower with a symlink to a directory, the upper with some of what can become of it in any order:
+/// replaced by a directory or another symlink, whited out, and whiteouts and files below its name.
+fn replaced_symlink() -> impl Strategy<Value = [Vec<Entry>; 2]> {
+    let link = |target: &str| EntryKind::Symlink(target.as_bytes().to_vec());
+    let fifo = EntryKind::Fifo;
+    let lower = [
+        ("a/lib/a", fifo.clone()),
+        ("a/lib/c/d", fifo.clone()),
+        ("b/a", fifo.clone()),
+        ("lib", link("a/lib")),
+    ];
+    let upper = vec![
+        ("lib", EntryKind::Dir),
+        ("lib/.wh..wh..opq", fifo.clone()),
+        ("lib/.wh.a", fifo.clone()),
+        ("lib/.wh.c", fifo.clone()),
+        ("lib/c/e", fifo.clone()),
+        ("lib/b", fifo.clone()),
+        ("lib/c", EntryKind::Dir),
+        (".wh.lib", fifo),
+        ("lib", link("b")),
+    ];
+    let named = |(path, kind): (&str, EntryKind)| (Just(path.as_bytes().to_vec()), Just(kind), entry());
+    let put = |all: Vec<(Vec<u8>, EntryKind, Entry)>| {
+        all.into_iter().map(|(path, kind, entry)| Entry { path, kind, ..entry }).collect::<Vec<_>>()
+    };
+    let lower = Vec::from(lower.map(named));
+    let upper = prop::sample::subsequence(upper, 1..=9)
+        .prop_shuffle()
+        .prop_flat_map(move |upper| upper.into_iter().map(named).collect::<Vec<_>>());
+    (lower, upper).prop_map(move |(lower, upper)| [put(lower), put(upper)])
+}
+
+/// Layers as they come, or with a symlink's story told in two of them.
+fn stacks() -> impl Strategy<Value = Vec<Vec<Entry>>> {
+    let random = || prop::collection::vec(prop::collection::vec(entry(), 0..16), 1..5);
+    let told = (random(), replaced_symlink()).prop_map(|(mut layers, [lower, upper])| {
+        if layers.len() < 2 {
+            layers.push(Vec::new());
+        }
+        let last = layers.len() - 1;
+        layers[last - 1].extend(lower);
+        layers[last].splice(0..0, upper);
+        layers
+    });
+    prop_oneof![2 => random(), 1 => told]
+}
+
 /// Layers with stream offsets that follow each other, as in a tar.
 pub(crate) fn layers() -> impl Strategy<Value = Vec<Vec<Entry>>> {
-    prop::collection::vec(prop::collection::vec(entry(), 0..16), 1..5).prop_map(|mut layers| {
+    stacks().prop_map(|mut layers| {
         for layer in &mut layers {
             let mut at = 512;
             for entry in layer {

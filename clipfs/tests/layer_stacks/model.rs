@@ -1,7 +1,7 @@
 //! A naive unpack in memory, written from the rules: whole paths in one map, linear searches, everything copied.
 //! It knows nothing of how clipfs does it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use clipfs::decode::tar::{Entry, EntryKind, FileData, Timestamp};
 
@@ -44,6 +44,10 @@ pub(crate) struct Model {
     pub(crate) names: BTreeMap<Path, u32>,
     pub(crate) inodes: HashMap<u32, (Meta, Body)>,
     next: u32,
+    /// What the layer that is being applied has not made.
+    lower: BTreeSet<Path>,
+    /// Those of its directories that were there, for which it has an entry.
+    described: BTreeSet<Path>,
 }
 
 fn synthetic() -> Meta {
@@ -77,6 +81,8 @@ impl Model {
             names: BTreeMap::from([(Path::new(), 0)]),
             inodes: HashMap::from([(0, (synthetic(), Body::Dir))]),
             next: 1,
+            lower: BTreeSet::new(),
+            described: BTreeSet::new(),
         }
     }
 
@@ -92,6 +98,7 @@ impl Model {
 
     fn remove(&mut self, path: &Path) {
         self.names.retain(|p, _| !p.starts_with(path));
+        self.lower.retain(|p| !p.starts_with(path));
     }
 
     /// Follows all symlinks of a path. `Err(true)`: a non-directory in the middle; `Err(false)`: too many links, or a
@@ -167,8 +174,10 @@ impl Model {
         self.set(ino, Meta { xattrs, ..meta });
     }
 
+    /// Applies a layer, entry by entry in archive order.
     pub(crate) fn apply(&mut self, layer: u32, entries: &[Entry]) -> Result<(), Refusal> {
-        let mut plain = Vec::new();
+        self.lower = self.names.keys().cloned().collect();
+        self.described.clear();
         for (n, entry) in entries.iter().enumerate() {
             let mut path = clean(&entry.path);
             if path.iter().any(|c| c.len() > 255 || c.contains(&0)) {
@@ -179,7 +188,7 @@ impl Model {
                 continue;
             }
             if !last.starts_with(b".wh.") {
-                plain.push((n, entry));
+                self.entry(layer, n, entry)?;
                 continue;
             }
             if matches!(last.as_slice(), b".wh." | b".wh.." | b".wh...") {
@@ -194,17 +203,35 @@ impl Model {
                 Err(false) => return Err(Refusal::BadName(n)),
             };
             if last == b".wh..wh..opq" {
-                self.names.retain(|p, _| !(p.starts_with(&dir) && p.len() > dir.len()));
+                self.hide(|p| p.starts_with(&dir) && p.len() > dir.len());
             } else {
                 let mut hidden = dir;
                 hidden.push(last[4..].to_vec());
-                self.remove(&hidden);
+                self.hide(|p| p.starts_with(&hidden));
             }
         }
-        for (n, entry) in plain {
-            self.entry(layer, n, entry)?;
-        }
         self.settle(entries)
+    }
+
+    /// Removes those of the paths that are still what lower layers made of them. A directory that this layer has
+    /// described or put something into becomes this layer's.
+    fn hide(&mut self, concerned: impl Fn(&Path) -> bool) {
+        // Children before their parents.
+        let lower: Vec<Path> = self.lower.iter().rev().filter(|p| concerned(p)).cloned().collect();
+        for path in lower {
+            self.lower.remove(&path);
+            let described = self.described.contains(&path);
+            let holds = |p: &Path| p.len() > path.len() && p.starts_with(&path) && !self.lower.contains(p);
+            if described {
+                continue;
+            }
+            if self.names.keys().any(holds) {
+                let ino = self.names[&path];
+                self.set(ino, synthetic());
+            } else {
+                self.names.remove(&path);
+            }
+        }
     }
 
     fn entry(&mut self, layer: u32, n: usize, entry: &Entry) -> Result<(), Refusal> {
@@ -234,6 +261,7 @@ impl Model {
         if let Some(&ino) = self.names.get(&place) {
             if entry.kind == EntryKind::Dir && self.inodes[&ino].1 == Body::Dir {
                 self.set(ino, meta);
+                self.described.insert(place);
                 return Ok(());
             }
             self.remove(&place);

@@ -39,6 +39,8 @@ pub(super) enum Fault {
     XattrName,
     #[error("more than {0} entries")]
     TooManyEntries(u64),
+    #[error("a global pax header with the name of a whiteout, which some readers take for one")]
+    GlobalWhiteout,
     #[error("an earlier error has ended the scan")]
     Dead,
 }

@@ -302,3 +302,16 @@ pub(super) fn is_root(path: &[u8]) -> bool {
     });
     depth == 0
 }
+
+/// Whether the last component of a name, once it is cleaned, is that of a whiteout.
+pub(super) fn is_whiteout(path: &[u8]) -> bool {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names.last().is_some_and(|name| name.starts_with(b".wh."))
+}

@@ -210,6 +210,13 @@ impl TarScanner {
             if len > limit {
                 return Err(self.refuse(&Fault::HeaderTooLong { what, len, limit }));
             }
+            // containerd looks at the name before the type. Nobody means that.
+            if header.flag == kind::PAX_GLOBAL {
+                let name = member::name(&header, &Pending::default());
+                if member::is_whiteout(&name) {
+                    return Err(self.refuse_member(&name, &Fault::GlobalWhiteout));
+                }
+            }
             self.body.clear();
             return self.special(header.flag, len);
         }

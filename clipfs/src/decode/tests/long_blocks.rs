@@ -286,6 +286,7 @@ fn a_block_may_end_where_a_chunk_does() {
 /// Counts; for streams too long to keep.
 #[derive(Default)]
 struct Count {
+    room: Vec<u8>,
     plain: u64,
     chunks: usize,
 }
@@ -299,7 +300,17 @@ impl ScanSink for Count {
         Ok(())
     }
     fn plain(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        self.plain += to_u64(bytes.len());
+        self.filled(bytes.len())
+    }
+    fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+        self.room.resize(MIN_ROOM, 0);
+        Ok(&mut self.room)
+    }
+    fn filled(&mut self, n: usize) -> Result<(), DecodeError> {
+        self.plain += to_u64(n);
+        Ok(())
+    }
+    fn member(&mut self, _: MemberMark) -> Result<(), DecodeError> {
         Ok(())
     }
     fn window(&mut self, _: RawWindow) -> Result<(), DecodeError> {

@@ -152,7 +152,7 @@ fn empty_blocks_cost_no_chunks() {
 
 #[test]
 fn errors_of_sink_and_input_come_through() {
-    struct Refuses;
+    struct Refuses([u8; MIN_ROOM]);
     impl ScanSink for Refuses {
         fn compressed(&mut self, _: &[u8]) -> Result<(), DecodeError> {
             Ok(())
@@ -162,6 +162,15 @@ fn errors_of_sink_and_input_come_through() {
         }
         fn plain(&mut self, _: &[u8]) -> Result<(), DecodeError> {
             panic!("called after an error")
+        }
+        fn room(&mut self) -> Result<&mut [u8], DecodeError> {
+            Ok(&mut self.0)
+        }
+        fn filled(&mut self, _: usize) -> Result<(), DecodeError> {
+            panic!("called after an error")
+        }
+        fn member(&mut self, _: MemberMark) -> Result<(), DecodeError> {
+            Ok(())
         }
         fn window(&mut self, _: RawWindow) -> Result<(), DecodeError> {
             panic!("called after an error")
@@ -174,7 +183,7 @@ fn errors_of_sink_and_input_come_through() {
         }
     }
     let limits = ScanLimits { chunk: 1 << 20, max_plain: 1 << 30 };
-    let result = scan(&mut &gzip(b"hello")[..], limits, &mut Refuses);
+    let result = scan(&mut &gzip(b"hello")[..], limits, &mut Refuses([0; MIN_ROOM]));
     assert!(matches!(result, Err(DecodeError::TooLarge(42))));
-    assert!(matches!(scan(&mut Broken, limits, &mut Refuses), Err(DecodeError::Io(_))));
+    assert!(matches!(scan(&mut Broken, limits, &mut Refuses([0; MIN_ROOM])), Err(DecodeError::Io(_))));
 }

@@ -137,6 +137,60 @@ fn whiteouts_hide_lower_layers_only_whatever_their_order() {
 }
 
 #[test]
+fn whiteouts_below_a_replaced_symlink_spare_its_target() {
+    let lower = || {
+        vec![
+            file("usr/lib64/ld.so", 1),
+            file("usr/lib64/libc", 2),
+            file("o/libc", 3),
+            symlink("l", "usr/lib64"),
+        ]
+    };
+    let opaque = || file("l/.wh..wh..opq", 0);
+    let all = "usr/ usr/lib64/ usr/lib64/ld.so=1 usr/lib64/libc=2";
+    let new = || file("l/new", 4);
+    check(&[lower(), vec![dir("l"), opaque(), new()]], &format!("l/ l/new=4 o/ o/libc=3 {all}"));
+    check(&[lower(), vec![dir("l"), file("l/.wh.libc", 0), new()]], &format!("l/ l/new=4 o/ o/libc=3 {all}"));
+    check(&[lower(), vec![file(".wh.l", 0), file("l/.wh.libc", 0)]], &format!("o/ o/libc=3 {all}"));
+    check(&[lower(), vec![file(".wh.l", 0), opaque(), new()]], &format!("l/ l/new=4 o/ o/libc=3 {all}"));
+    // Another symlink: the new target counts.
+    check(&[lower(), vec![symlink("l", "o"), file("l/.wh.libc", 0)]], &format!("l>o o/ {all}"));
+    // Before the member that replaces it, the symlink is what it was, as for containerd and umoci.
+    check(&[lower(), vec![opaque(), dir("l"), new()]], "l/ l/new=4 o/ o/libc=3 usr/ usr/lib64/");
+    check(
+        &[lower(), vec![file("l/.wh.libc", 0), file(".wh.l", 0)]],
+        "o/ o/libc=3 usr/ usr/lib64/ usr/lib64/ld.so=1",
+    );
+}
+
+#[test]
+fn a_hidden_directory_that_the_layer_uses_is_the_layers() {
+    let lower = || vec![Entry { mode: 0o711, ..dir("d") }, file("d/s/a", 1), file("d/t/a", 2), dir("e")];
+    let mode = |layer: Vec<Entry>, want: &str| {
+        let tree = merge(&[lower(), layer]).unwrap();
+        assert_eq!(show(&tree), want);
+        tree.nodes.node(tree.order[1]).mode
+    };
+    let hide = |path: &str| file(path, 0);
+    // Undescribed it is made anew, described it is as described, before the whiteout or after.
+    assert_eq!(mode(vec![file("d/s/b", 3), hide(".wh.d")], "d/ d/s/ d/s/b=3 e/"), 0o755);
+    assert_eq!(mode(vec![hide(".wh.d"), file("d/s/b", 3)], "d/ d/s/ d/s/b=3 e/"), 0o755);
+    assert_eq!(mode(vec![dir("d"), hide(".wh.d")], "d/ e/"), 0o700);
+    assert_eq!(mode(vec![file("d/s/b", 3), hide(".wh.d"), dir("d")], "d/ d/s/ d/s/b=3 e/"), 0o700);
+    // An opaque marker leaves the directory's own metadata, and described directories below.
+    assert_eq!(mode(vec![dir("d/t"), file("d/b", 3), hide("d/.wh..wh..opq")], "d/ d/b=3 d/t/ e/"), 0o711);
+    // Cleared once, then hidden, at the root, and again.
+    check(&[lower(), vec![hide("d/.wh..wh..opq"), hide(".wh.d")]], "e/");
+    let again = || hide(".wh..wh..opq");
+    check(
+        &[lower(), vec![file("d/s/b", 3), again(), file("f", 4), again(), hide(".wh.f")]],
+        "d/ d/s/ d/s/b=3 f=4",
+    );
+    // A name that is used again after a removal is the layer's, one in the next layer is not.
+    check(&[lower(), vec![hide(".wh.d"), file("n", 1), hide(".wh.n")], vec![hide(".wh.n")]], "e/");
+}
+
+#[test]
 fn symlinked_parents_are_followed_inside_the_root() {
     let lower =
         || vec![dir("usr/lib"), file("usr/lib/a", 1), symlink("lib", "usr/lib"), symlink("abs", "/../usr")];

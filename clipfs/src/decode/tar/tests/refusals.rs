@@ -147,3 +147,16 @@ fn entries_before_a_refusal_were_good() {
     assert!(result.is_err());
     assert_eq!(seen, scan(&good));
 }
+
+#[test]
+fn global_headers_that_pass_for_whiteouts() {
+    let global =
+        |name: &str| [Head::ustar(name).flag(b'g').with(&record("comment", b"x")), f().with(b"")].concat();
+    for name in [".wh.etc", "d/.wh..wh..opq", "/d/./.wh.x/", ".wh.x/.", "a/.wh.x/y/.."] {
+        let reason = reason(&global(name));
+        assert!(reason.contains("a global pax header with the name of a whiteout"), "{name}: {reason}");
+    }
+    for name in ["pax_global_header", "", ".wh.x/..", ".wh.x/y", "x.wh.y", ".wh"] {
+        assert_eq!(scan(&global(name)).len(), 1, "{name}");
+    }
+}

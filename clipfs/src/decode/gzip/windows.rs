@@ -1,4 +1,4 @@
-//! What a scan of gzip produces: plain bytes, with enough of them behind to cut windows from, and the windows.
+//! The windows that a scan of gzip collects.
 
 use std::collections::VecDeque;
 
@@ -8,56 +8,9 @@ use crate::decode::pass::Pass;
 use crate::decode::scan::RawWindow;
 use crate::decode::window::MAX_WINDOW;
 
-/// Output buffer of a scan behind its 32 KiB of history: stays in a level 2 cache together with the input.
-const OUTPUT: usize = 256 << 10;
-
-/// With less room than this, history is moved to the front first.
-const MIN_ROOM: usize = 64 << 10;
-
 /// Most compressed bytes that are kept with a window. 32 KiB of output take at most 61 KiB of 15-bit literals and their
 /// block headers; only a stream padded with empty blocks takes more.
 const MAX_FOLLOWING: usize = 128 << 10;
-
-/// Output buffer with the history that windows are cut from.
-pub(super) struct Output {
-    buf: Box<[u8]>,
-    /// Where this member's bytes begin; what is before belongs to others.
-    floor: usize,
-    at: usize,
-}
-
-impl Output {
-    pub(super) fn new() -> Self {
-        Self { buf: vec![0; MAX_WINDOW + OUTPUT].into_boxed_slice(), floor: 0, at: 0 }
-    }
-
-    /// Another member: it cannot refer to what was before.
-    pub(super) fn reset(&mut self) {
-        self.floor = self.at;
-    }
-
-    /// Where the next bytes go; never empty.
-    pub(super) fn room(&mut self) -> &mut [u8] {
-        if self.buf.len() - self.at < MIN_ROOM {
-            let from = self.at - MAX_WINDOW;
-            self.buf.copy_within(from..self.at, 0);
-            self.at = MAX_WINDOW;
-            self.floor = self.floor.saturating_sub(from);
-        }
-        &mut self.buf[self.at..]
-    }
-
-    /// `n` bytes were written; returns them.
-    pub(super) fn advance(&mut self, n: usize) -> &[u8] {
-        self.at += n;
-        &self.buf[self.at - n..self.at]
-    }
-
-    /// The last 32 KiB of the member, or all of it.
-    pub(super) fn window(&self) -> &[u8] {
-        &self.buf[self.floor.max(self.at.saturating_sub(MAX_WINDOW))..self.at]
-    }
-}
 
 /// Windows whose following bytes are still being collected.
 #[derive(Default)]
