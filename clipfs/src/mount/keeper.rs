@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::SigSet;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,6 +48,10 @@ pub(crate) fn run(
     request: &MountRequest,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
+    // So do blocked ones; nothing is started yet that would want another mask.
+    if let Err(error) = SigSet::all().thread_unblock() {
+        tracing::warn!(%error, "cannot unblock signals");
+    }
     let dir = RunDir::of(&request.run_dir, &request.mountpoint);
     let lock = dir.take(&request.mountpoint)?;
     let result = mounted(request, &dir, ready);
@@ -134,6 +139,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        // Ignored signals stay ignored over exec(2), and where SIGCHLD is ignored nobody can wait for a child. A handler, once
+        // installed, stays.
+        drop(signal(SignalKind::child())?);
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -217,7 +225,9 @@ impl<'a> Keeper<'a> {
         let (mut failed, mut quick) = (0, 0);
         loop {
             let Some(status) = self.server_end().await else { return self.stop().await };
-            if status.success() || !self.connected() {
+            // A server that cannot be waited for has died, for all we know: the mount is not ended on suspicion.
+            let ended = status.as_ref().is_ok_and(ExitStatus::success);
+            if ended || !self.connected() {
                 tracing::info!(mountpoint = %path.display(), "unmounted");
                 return Ok(());
             }
@@ -226,7 +236,15 @@ impl<'a> Keeper<'a> {
                 (true, true) => (0, quick + 1),
                 (true, false) => (0, 0),
             };
-            tracing::warn!(%status, failed, quick, "the server died: starting it again");
+            let status = match status {
+                Ok(status) => status.to_string(),
+                Err(error) => {
+                    // It must not answer beside the next one.
+                    self.kill_server().await;
+                    error.to_string()
+                }
+            };
+            tracing::warn!(status, failed, quick, "the server died: starting it again");
             if failed >= FAILED_STARTS || quick >= QUICK_DEATHS {
                 return Err(MountError::CrashLoop { path, times: failed.max(quick) });
             }
@@ -298,13 +316,11 @@ impl<'a> Keeper<'a> {
     }
 
     /// The server's end; `None` = told to stop.
-    async fn server_end(&mut self) -> Option<ExitStatus> {
+    async fn server_end(&mut self) -> Option<io::Result<ExitStatus>> {
         let mut listening = true;
         loop {
             tokio::select! {
-                status = self.server.child.wait() => {
-                    return Some(status.unwrap_or_else(|_| ExitStatus::default()));
-                }
+                status = self.server.child.wait() => return Some(status),
                 line = self.server.report.next_line(), if listening => match line {
                     Ok(Some(line)) => match serde_json::from_str(&line) {
                         Ok(ServerReport::Ready { .. }) => self.server.served = true,

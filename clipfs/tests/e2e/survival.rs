@@ -131,3 +131,25 @@ fn a_busy_mount_is_detached_and_its_last_files_aborted() {
     assert_eq!(fs::read_dir(sandbox.path("run")).unwrap().count(), 0);
     drop(held);
 }
+
+#[test]
+fn a_keeper_started_with_signals_ignored_still_keeps() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.path("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let mount = sandbox.clipfs([] as [&str; 0]);
+    // What is ignored stays so over exec(2): supervisors leave SIGCHLD so.
+    let mut under = std::process::Command::new("env");
+    under.arg("--ignore-signal=CHLD").arg("--block-signal=CHLD,TERM").arg(mount.get_program());
+    under.args(["mount", &image]).arg(&mountpoint).env_clear();
+    under.envs(mount.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(under.status().unwrap().success());
+    sandbox.adopt(&mountpoint);
+    for _ in 0..3 {
+        kill_process(&sandbox, &mountpoint, "server_pid");
+        wait_until("the next server", || serves(&sandbox, &mountpoint));
+        assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    }
+    sandbox.umount(&mountpoint);
+}
