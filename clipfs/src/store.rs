@@ -310,6 +310,15 @@ impl Store {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+        self.stats_so_far()
+    }
+
+    /// As [`Store::stats`], but never waits for a count: sizes are 0 until there is one. Blocking, as little as a file lock that is
+    /// not waited for.
+    #[must_use]
+    pub fn stats_so_far(&self) -> StoreStats {
+        let inner = &self.inner;
+        let dirs = inner.disk.dirs();
         let usage::Tally { bytes, objects, partials } = inner.usage.tally(dirs.as_deref());
         StoreStats {
             disk_bytes: bytes,

@@ -351,7 +351,12 @@ async fn answer_status(listener: UnixListener, served: Arc<Served>) {
     loop {
         match listener.accept().await {
             Ok((mut stream, _)) => {
-                let document = serde_json::to_vec(&answer(&served)).unwrap_or_default();
+                // The store's tally is a file.
+                let served = Arc::clone(&served);
+                let document = tokio::task::spawn_blocking(move || {
+                    serde_json::to_vec(&answer(&served)).unwrap_or_default()
+                });
+                let Ok(document) = document.await else { continue };
                 // Fits the socket's buffer: a caller that does not read cannot hold us up for long.
                 let written = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&document)).await;
                 if !matches!(written, Ok(Ok(()))) {
@@ -367,7 +372,7 @@ async fn answer_status(listener: UnixListener, served: Arc<Served>) {
 }
 
 fn answer(served: &Served) -> Answer {
-    let (read, store) = (served.reader.stats(), served.store.stats());
+    let (read, store) = (served.reader.stats(), served.store.stats_so_far());
     let registry = served.source.as_ref().map(ImageSource::stats).unwrap_or_default();
     let stats = served.fuse.stats();
     let latency = stats.read_latency.counts();
@@ -399,7 +404,7 @@ fn answer(served: &Served) -> Answer {
 }
 
 fn numbers(served: &Served) -> Numbers {
-    let (store, latency) = (served.store.stats(), &served.fuse.stats().read_latency);
+    let (store, latency) = (served.store.stats_so_far(), &served.fuse.stats().read_latency);
     Numbers {
         read: served.reader.stats(),
         latency: latency.counts(),
