@@ -219,8 +219,20 @@ impl Store {
     /// # Errors
     /// The directory cannot be used.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { dir, quota, memory } = options;
-        let disk = disk::Disk::open(&dir).map_err(|source| StoreError::Open { dir, source })?;
+        let dir = &options.dir;
+        let disk = disk::Disk::open(dir).map_err(|source| StoreError::Open { dir: dir.clone(), source })?;
+        Ok(Self::of(disk, &options))
+    }
+
+    /// A store whose directory cannot be used now: holds chunks in memory, and begins to use the directory when a write
+    /// finds that it can.
+    #[must_use]
+    pub fn without_disk(options: &StoreOptions) -> Self {
+        Self::of(disk::Disk::unopened(options.dir.clone()), options)
+    }
+
+    fn of(disk: disk::Disk, options: &StoreOptions) -> Self {
+        let StoreOptions { quota, memory, .. } = *options;
         let inner = Arc::new(Inner {
             quota,
             disk,
@@ -244,7 +256,7 @@ impl Store {
                 inner.in_background(evict::Job::Count);
             }
         }
-        Ok(Self { inner })
+        Self { inner }
     }
 
     /// The cache directory.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -16,10 +16,13 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::protocol::{MountFlags, MountRequest, Mounted, ServerReport, State};
+use super::error::sentence;
+use super::protocol::{MountFlags, MountRequest, Mounted, ServerDocument, ServerReport, State};
 use super::rundir::{KeeperState, Lock, RunDir};
 use super::unmount::{Attempt, RETRY, abort, attempt};
 use super::{MountError, mountinfo};
+use crate::exit;
+use crate::index::IndexError;
 
 /// Name of the hidden subcommand that runs the server.
 pub(crate) const SERVER_COMMAND: &str = "server";
@@ -66,7 +69,10 @@ fn mounted(
     dir: &RunDir,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
-    dir.write(&dir.server_config(), &request.server)?;
+    // Held until the end.
+    let index = open_index(&request.server.index)?;
+    let held_index = format!("/proc/{}/fd/{}", std::process::id(), index.as_raw_fd()).into();
+    dir.write(&dir.server_config(), &ServerDocument { config: request.server.clone(), held_index })?;
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
     mount_at(request, &fuse)?;
@@ -95,6 +101,14 @@ fn heal(mountpoint: &Path) -> Result<(), MountError> {
         .map_err(|source| MountError::Unmount { path: mountpoint.to_owned(), source })
 }
 
+fn open_index(path: &Path) -> Result<File, MountError> {
+    File::open(path).map_err(|error| {
+        let error = IndexError::Io(error);
+        let message = format!("{}: {}", path.display(), sentence(&error));
+        MountError::Refused { message, code: exit::index(&error) }
+    })
+}
+
 fn open_fuse() -> Result<File, MountError> {
     let file = File::options().read(true).write(true).open("/dev/fuse").map_err(MountError::NoFuse)?;
     let is_device = file.metadata().map_err(MountError::NoFuse)?.file_type().is_char_device();
@@ -102,7 +116,6 @@ fn open_fuse() -> Result<File, MountError> {
 }
 
 fn mount_at(request: &MountRequest, fuse: &File) -> Result<(), MountError> {
-    use std::os::fd::AsRawFd as _;
     let (mountpoint, image) = (request.mountpoint.as_path(), request.server.name.as_str());
     let mode = std::fs::metadata(mountpoint).map(|m| m.mode()).unwrap_or(libc::S_IFDIR) & libc::S_IFMT;
     let options = format!(

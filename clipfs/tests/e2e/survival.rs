@@ -153,3 +153,27 @@ fn a_keeper_started_with_signals_ignored_still_keeps() {
     }
     sandbox.umount(&mountpoint);
 }
+
+#[test]
+fn a_server_takes_over_without_the_files_that_the_first_one_had() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let clip = sandbox.path("image.clip");
+    sandbox.ok(["index", "build", &image, "-o", clip.to_str().unwrap()]);
+    let mountpoint = sandbox.mount(&image, &["--index", clip.to_str().unwrap()]);
+    let hidden = sandbox.path("hidden");
+    fs::rename(sandbox.path("layout"), &hidden).unwrap();
+    fs::remove_file(&clip).unwrap();
+    fs::remove_dir_all(sandbox.cache()).unwrap();
+    fs::write(sandbox.cache(), "no directory").unwrap();
+    kill_process(&sandbox, &mountpoint, "server_pid");
+    wait_until("the next server", || serves(&sandbox, &mountpoint));
+    assert_eq!(sandbox.status(&mountpoint)["state"], "degraded");
+    Sandbox::drop_caches();
+    assert!(fs::read(mountpoint.join("etc/hostname")).is_err(), "there is nowhere to read from");
+    fs::rename(&hidden, sandbox.path("layout")).unwrap();
+    wait_until("the source to be back", || sandbox.status(&mountpoint)["state"] == "ok");
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n", "through memory");
+    fs::remove_file(sandbox.cache()).unwrap();
+    sandbox.umount(&mountpoint);
+}
