@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,29 +76,40 @@ fn mounted(
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
     mount_at(request, &fuse)?;
+    let failed = |source| MountError::Mount { path: request.mountpoint.clone(), source };
+    let entry = mountinfo::at(&request.mountpoint).map_err(failed)?.filter(mountinfo::Entry::is_ours);
+    let device = entry.ok_or_else(|| failed(io::Error::other("it is covered at once")))?.device;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| MountError::Spawn { what: "keeper", source });
     let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            let mut keeper = Keeper::new(request, dir, fuse)?;
+            let mut keeper = Keeper::new(request, dir, fuse, device.clone())?;
             let result = keeper.keep(ready).await;
             keeper.kill_server().await;
             result
         })
     });
     // On the way out of a failure: after a normal end there is nothing left to unmount.
-    match attempt(&request.mountpoint, true) {
-        Ok(_) => {}
-        Err(error) => tracing::error!(%error, "cannot unmount"),
+    if result.is_err() {
+        match attempt(&request.mountpoint, &device, true) {
+            Ok(Attempt::Gone) => {}
+            Ok(Attempt::Busy | Attempt::Covered) => tracing::error!("a dead mount is left behind"),
+            Err(error) => tracing::error!(%error, "cannot unmount"),
+        }
     }
     result
 }
 
-/// Detaches a dead mount: nobody holds the run directory, so nobody serves what is mounted here.
+/// Detaches a dead mount. That nobody holds our run directory proves nothing: the keeper may have another one.
 fn heal(mountpoint: &Path) -> Result<(), MountError> {
-    attempt(mountpoint, true)
-        .map(|_| ())
-        .map_err(|source| MountError::Unmount { path: mountpoint.to_owned(), source })
+    let failed = |source| MountError::Unmount { path: mountpoint.to_owned(), source };
+    let Some(top) = mountinfo::at(mountpoint).map_err(failed)?.filter(mountinfo::Entry::is_ours) else {
+        return Ok(());
+    };
+    if !mountinfo::is_dead(mountpoint) {
+        return Err(MountError::AlreadyMounted(mountpoint.to_owned()));
+    }
+    attempt(mountpoint, &top.device, true).map(drop).map_err(failed)
 }
 
 fn open_index(path: &Path) -> Result<File, MountError> {
@@ -192,12 +203,15 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(request: &'a MountRequest, dir: &'a RunDir, fuse: File) -> Result<Self, MountError> {
+    fn new(
+        request: &'a MountRequest,
+        dir: &'a RunDir,
+        fuse: File,
+        device: String,
+    ) -> Result<Self, MountError> {
         let spawn = |what, source| MountError::Spawn { what, source };
         let signals = Signals::new().map_err(|e| spawn("keeper", e))?;
         let server = start(dir, &fuse).map_err(|e| spawn("server", e))?;
-        let entry = mountinfo::at(&request.mountpoint).map_err(|e| spawn("keeper", e))?;
-        let device = entry.map(|entry| entry.device).unwrap_or_default();
         Ok(Self { request, dir, fuse, signals, server, device })
     }
 
@@ -237,7 +251,12 @@ impl<'a> Keeper<'a> {
         }
         let (mut failed, mut quick) = (0, 0);
         loop {
-            let Some(status) = self.server_end().await else { return self.stop().await };
+            let Some(status) = self.server_end().await else {
+                if self.stop().await? {
+                    return Ok(());
+                }
+                continue;
+            };
             // A server that cannot be waited for has died, for all we know: the mount is not ended on suspicion.
             let ended = status.as_ref().is_ok_and(ExitStatus::success);
             if ended || !self.connected() {
@@ -265,7 +284,7 @@ impl<'a> Keeper<'a> {
                 let pause = BACKOFF.0.saturating_mul(1 << failed.min(10)).min(BACKOFF.1);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    () = self.signals.stop() => return self.stop().await,
+                    () = self.signals.stop() => if self.stop().await? { return Ok(()) },
                 }
             }
             match start(self.dir, &self.fuse) {
@@ -297,6 +316,7 @@ impl<'a> Keeper<'a> {
             server_restarts: 0,
             cache_dir: config.cache_dir.clone(),
             started,
+            device: self.device.clone(),
         }
     }
 
@@ -352,23 +372,30 @@ impl<'a> Keeper<'a> {
         let log = self.dir.log();
         if std::fs::metadata(&log).is_ok_and(|m| m.len() > MAX_LOG) {
             // Written with O_APPEND: writers go on at the new end.
-            let _ = File::options().write(true).open(log).and_then(|file| file.set_len(0));
+            let _ = File::options()
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(log)
+                .and_then(|file| file.set_len(0));
         }
     }
 
-    /// Grace, lazy detach, grace for open files, abort.
-    async fn stop(&mut self) -> Result<(), MountError> {
+    /// Grace, lazy detach, grace for open files, abort. `false`: still mounted, but not where it could be unmounted: goes on.
+    async fn stop(&mut self) -> Result<bool, MountError> {
         let path = self.request.mountpoint.clone();
         let grace = self.request.unmount_timeout;
         let failed = |source| MountError::Unmount { path: path.clone(), source };
         let since = Instant::now();
-        while attempt(&path, false).map_err(failed)? == Attempt::Busy {
-            if since.elapsed() >= grace {
-                tracing::warn!("the mount is busy: detaching it");
-                attempt(&path, true).map_err(failed)?;
-                break;
+        while self.connected() {
+            let late = since.elapsed() >= grace;
+            match attempt(&path, &self.device, late).map_err(failed)? {
+                Attempt::Gone => break,
+                Attempt::Covered if late => {
+                    tracing::warn!("something is mounted over it, or it was moved: the mount is kept");
+                    return Ok(false);
+                }
+                Attempt::Covered | Attempt::Busy => tokio::time::sleep(RETRY).await,
             }
-            tokio::time::sleep(RETRY).await;
         }
         // A server that dies now is not replaced: the mount is on its way out. Told twice = no more grace.
         let ended = tokio::select! {
@@ -381,7 +408,7 @@ impl<'a> Keeper<'a> {
             abort(&self.device);
             self.kill_server().await;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -117,7 +118,9 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
         read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
     super::logging::init(&config.log_level, config.log_json);
     raise_file_limit();
-    let ledger = File::options().create(true).truncate(false).read(true).write(true).open(dir.ledger());
+    let mut ledger = File::options();
+    let ledger = ledger.create(true).truncate(false).read(true).write(true);
+    let ledger = ledger.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(dir.ledger());
     let ledger = Ledger::new(ledger.map_err(|e| Refusal::of_io("opening the handle ledger", &e))?);
     let adopted =
         ledger.kernel_init().map_err(|e| Refusal::of_io("reading the handle ledger", &e))?.is_some();
@@ -179,7 +182,7 @@ fn bind_metrics(config: &ServerConfig, adopted: bool) -> Result<Option<TcpListen
 }
 
 fn read_config(dir: &RunDir) -> io::Result<ServerDocument> {
-    serde_json::from_slice(&std::fs::read(dir.server_config())?).map_err(io::Error::other)
+    dir.read(&dir.server_config())
 }
 
 /// Every passthrough file costs a descriptor.

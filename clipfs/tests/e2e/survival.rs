@@ -159,7 +159,7 @@ fn a_server_takes_over_without_the_files_that_the_first_one_had() {
     let mut sandbox = Sandbox::new();
     let image = layout(&images::small(), &sandbox.path("layout"));
     let clip = sandbox.path("image.clip");
-    sandbox.ok(["index", "build", &image, "-o", clip.to_str().unwrap()]);
+    sandbox.ok(["index", &image, "-o", clip.to_str().unwrap()]);
     let mountpoint = sandbox.mount(&image, &["--index", clip.to_str().unwrap()]);
     let hidden = sandbox.path("hidden");
     fs::rename(sandbox.path("layout"), &hidden).unwrap();
@@ -175,5 +175,34 @@ fn a_server_takes_over_without_the_files_that_the_first_one_had() {
     wait_until("the source to be back", || sandbox.status(&mountpoint)["state"] == "ok");
     assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n", "through memory");
     fs::remove_file(sandbox.cache()).unwrap();
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_living_mount_is_not_detached_for_another_run_directory() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.mount(&image, &[]);
+    let mut other = sandbox.clipfs(["mount", &image, mountpoint.to_str().unwrap()]);
+    let output = other.env("CLIPFS_RUN_DIR", sandbox.path("other")).output().unwrap();
+    assert_eq!(output.status.code(), Some(73), "{}", crate::support::describe(&output));
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_covered_mount_is_kept_until_it_is_uncovered() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.mount(&image, &[]);
+    let no_flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("cover"), &mountpoint, Some("tmpfs"), no_flags, None::<&str>).unwrap();
+    let pid = sandbox.status(&mountpoint)["keeper_pid"].as_u64().unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
+    // Has the same grace as the keeper, and begins after it.
+    let output = sandbox.run(["umount", mountpoint.to_str().unwrap()]);
+    nix::mount::umount2(&mountpoint, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", crate::support::describe(&output));
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
     sandbox.umount(&mountpoint);
 }
