@@ -30,6 +30,8 @@ pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};
 pub use unmount::unmount;
 
+use nix::sys::socket::UnixAddr;
+
 use protocol::{KeeperReport, send};
 use rundir::RunDir;
 
@@ -76,7 +78,12 @@ pub fn mount(request: MountRequest) -> Result<Mounted, MountError> {
             let _ = child.kill();
             let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
             // A killed keeper cleans nothing up.
-            let _ = unmount::attempt(&request.mountpoint, true);
+            if let Ok(Some(entry)) = mountinfo::at(&request.mountpoint)
+                && entry.is_ours()
+                && !dir.is_kept()
+            {
+                let _ = unmount::attempt(&request.mountpoint, &entry.device, true);
+            }
             dir.reap();
             Err(MountError::Died { path: request.mountpoint, status })
         }
@@ -162,7 +169,12 @@ fn open_log(request: &MountRequest, dir: &RunDir) -> io::Result<File> {
         Some(path) => path.clone(),
         None => {
             dir.create()?;
-            dir.log()
+            return OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(dir.log());
         }
     };
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
@@ -207,8 +219,12 @@ fn check_mountpoint(mountpoint: &Path, run_dir: &Path) -> Result<std::path::Path
         _ => MountError::Mountpoint { path: mountpoint.to_owned(), source },
     };
     let path = mountinfo::canonical(mountpoint).map_err(refuse)?;
+    let dir = RunDir::of(run_dir, &path);
+    if UnixAddr::new(&dir.control()).is_err() {
+        return Err(MountError::LongRunDir(run_dir.to_owned()));
+    }
     if mountinfo::at(&path).map_err(refuse)?.is_some_and(|entry| entry.is_ours()) {
-        if RunDir::of(run_dir, &path).is_kept() {
+        if dir.is_kept() || !mountinfo::is_dead(&path) {
             return Err(MountError::AlreadyMounted(path));
         }
         // Dead: the keeper detaches it before it mounts anew.
@@ -235,6 +251,9 @@ mod tests {
         let link = top.path().join("link");
         std::os::unix::fs::symlink(top.path(), &link).unwrap();
         assert_eq!(check(&link).unwrap(), top.path().canonicalize().unwrap());
+        let long = top.path().join("r".repeat(100));
+        let error = check_mountpoint(top.path(), &long).unwrap_err();
+        assert_eq!(error.exit_code(), crate::exit::CONFIG, "{error}");
         assert!(!run_dir.exists(), "checking leaves nothing behind");
     }
 

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,7 +114,7 @@ pub struct Reader(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     index: Arc<ClipIndex>,
-    source: Option<ImageSource>,
+    source: OnceLock<ImageSource>,
     store: Arc<Store>,
     options: ReadOptions,
     runtime: tokio::runtime::Handle,
@@ -154,7 +154,7 @@ impl Reader {
             kept: keep::Kept::new(&index),
             queued: Mutex::default(),
             index,
-            source,
+            source: source.map(OnceLock::from).unwrap_or_default(),
             store,
             options,
             runtime,
@@ -217,6 +217,17 @@ impl Reader {
             *lock(&self.0.last_error) = Some(chain(error));
         }
         outcome
+    }
+
+    /// Where contents come from; `None` = nowhere (yet).
+    #[must_use]
+    pub fn source(&self) -> Option<&ImageSource> {
+        self.0.source.get()
+    }
+
+    /// Ends being offline: reads ask this source from now on. The first one stays.
+    pub fn set_source(&self, source: ImageSource) {
+        self.0.source.get_or_init(|| source);
     }
 
     /// Counters since the start.
@@ -344,7 +355,7 @@ impl Inner {
     fn read_ahead(self: &Arc<Self>, id: ContentId, offset: u64, len: u64) {
         let Some(content) = self.index.content(id) else { return };
         let Some(range) = lock(&self.ahead).note(id, offset, offset + len, content.size) else { return };
-        if self.source.is_none() || self.store.knows_object(&content.digest) {
+        if self.source.get().is_none() || self.store.knows_object(&content.digest) {
             return;
         }
         let until = self.fetch_ahead(id, range);

@@ -228,8 +228,20 @@ impl Store {
     /// # Errors
     /// The directory cannot be used.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { dir, quota, memory } = options;
-        let disk = disk::Disk::open(&dir).map_err(|source| StoreError::Open { dir, source })?;
+        let dir = &options.dir;
+        let disk = disk::Disk::open(dir).map_err(|source| StoreError::Open { dir: dir.clone(), source })?;
+        Ok(Self::of(disk, &options))
+    }
+
+    /// A store whose directory cannot be used now: holds chunks in memory, and begins to use the directory when a write
+    /// finds that it can.
+    #[must_use]
+    pub fn without_disk(options: &StoreOptions) -> Self {
+        Self::of(disk::Disk::unopened(options.dir.clone()), options)
+    }
+
+    fn of(disk: disk::Disk, options: &StoreOptions) -> Self {
+        let StoreOptions { quota, memory, .. } = *options;
         let inner = Arc::new(Inner {
             quota,
             disk,
@@ -253,7 +265,7 @@ impl Store {
                 inner.in_background(evict::Job::Count);
             }
         }
-        Ok(Self { inner })
+        Self { inner }
     }
 
     /// The cache directory.
@@ -319,6 +331,15 @@ impl Store {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+        self.stats_so_far()
+    }
+
+    /// As [`Store::stats`], but never waits for a count: sizes are 0 until there is one. Blocking, as little as a file lock that is
+    /// not waited for.
+    #[must_use]
+    pub fn stats_so_far(&self) -> StoreStats {
+        let inner = &self.inner;
+        let dirs = inner.disk.dirs();
         let usage::Tally { bytes, objects, partials } = inner.usage.tally(dirs.as_deref());
         StoreStats {
             disk_bytes: bytes,

@@ -97,6 +97,12 @@ pub enum MountError {
     /// Nothing of ours to unmount.
     #[error("{0} is not a clipfs mount")]
     NotMounted(PathBuf),
+    /// Something else is mounted over it, or it was moved: not taken away under that.
+    #[error("{0} is mounted elsewhere, or under another mount")]
+    Covered(PathBuf),
+    /// The control socket's name does not fit into an address.
+    #[error("run directory {0} has too long a name: a control socket in it cannot be reached")]
+    LongRunDir(PathBuf),
     /// The kernel refuses to unmount.
     #[error("cannot unmount {path}")]
     Unmount {
@@ -126,7 +132,10 @@ impl MountError {
             | Self::Mountpoint { .. } => exit::CANNOT_CREATE,
             Self::Refused { code, .. } => *code,
             Self::Spawn { .. } | Self::Died { .. } | Self::CrashLoop { .. } => exit::SOFTWARE,
-            Self::Timeout { .. } | Self::Interrupted(_) | Self::Lingers(_) => exit::TRY_LATER,
+            Self::Timeout { .. } | Self::Interrupted(_) | Self::Lingers(_) | Self::Covered(_) => {
+                exit::TRY_LATER
+            }
+            Self::LongRunDir(_) => exit::CONFIG,
             Self::Unmount { .. } => exit::IO,
         }
     }
@@ -138,6 +147,8 @@ impl MountError {
             Self::NotRoot => Some("run it with sudo"),
             Self::NoFuse(_) => Some("load the module with `modprobe fuse`, or give the container /dev/fuse"),
             Self::NoMountpoint(_) => Some("create it with `mkdir -p`"),
+            Self::Covered(_) => Some("unmount what is mounted over it first"),
+            Self::LongRunDir(_) => Some("choose a shorter one with `--run-dir`"),
             Self::AlreadyMounted(_) => Some("unmount it first with `clipfs umount`"),
             Self::Died { .. } | Self::CrashLoop { .. } => {
                 Some("keep its log, which says more, with `log_file` in the settings file")

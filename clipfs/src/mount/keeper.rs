@@ -3,22 +3,26 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::SigSet;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::protocol::{MountFlags, MountRequest, Mounted, ServerReport, State};
+use super::error::sentence;
+use super::protocol::{MountFlags, MountRequest, Mounted, ServerDocument, ServerReport, State};
 use super::rundir::{KeeperState, Lock, RunDir};
 use super::unmount::{Attempt, RETRY, abort, attempt};
 use super::{MountError, mountinfo};
+use crate::exit;
+use crate::index::IndexError;
 
 /// Name of the hidden subcommand that runs the server.
 pub(crate) const SERVER_COMMAND: &str = "server";
@@ -47,6 +51,10 @@ pub(crate) fn run(
     request: &MountRequest,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
+    // So do blocked ones; nothing is started yet that would want another mask.
+    if let Err(error) = SigSet::all().thread_unblock() {
+        tracing::warn!(%error, "cannot unblock signals");
+    }
     let dir = RunDir::of(&request.run_dir, &request.mountpoint);
     let lock = dir.take(&request.mountpoint)?;
     let result = mounted(request, &dir, ready);
@@ -61,33 +69,55 @@ fn mounted(
     dir: &RunDir,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
-    dir.write(&dir.server_config(), &request.server)?;
+    // Held until the end.
+    let index = open_index(&request.server.index)?;
+    let held_index = format!("/proc/{}/fd/{}", std::process::id(), index.as_raw_fd()).into();
+    dir.write(&dir.server_config(), &ServerDocument { config: request.server.clone(), held_index })?;
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
     mount_at(request, &fuse)?;
+    let failed = |source| MountError::Mount { path: request.mountpoint.clone(), source };
+    let entry = mountinfo::at(&request.mountpoint).map_err(failed)?.filter(mountinfo::Entry::is_ours);
+    let device = entry.ok_or_else(|| failed(io::Error::other("it is covered at once")))?.device;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| MountError::Spawn { what: "keeper", source });
     let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            let mut keeper = Keeper::new(request, dir, fuse)?;
+            let mut keeper = Keeper::new(request, dir, fuse, device.clone())?;
             let result = keeper.keep(ready).await;
             keeper.kill_server().await;
             result
         })
     });
     // On the way out of a failure: after a normal end there is nothing left to unmount.
-    match attempt(&request.mountpoint, true) {
-        Ok(_) => {}
-        Err(error) => tracing::error!(%error, "cannot unmount"),
+    if result.is_err() {
+        match attempt(&request.mountpoint, &device, true) {
+            Ok(Attempt::Gone) => {}
+            Ok(Attempt::Busy | Attempt::Covered) => tracing::error!("a dead mount is left behind"),
+            Err(error) => tracing::error!(%error, "cannot unmount"),
+        }
     }
     result
 }
 
-/// Detaches a dead mount: nobody holds the run directory, so nobody serves what is mounted here.
+/// Detaches a dead mount. That nobody holds our run directory proves nothing: the keeper may have another one.
 fn heal(mountpoint: &Path) -> Result<(), MountError> {
-    attempt(mountpoint, true)
-        .map(|_| ())
-        .map_err(|source| MountError::Unmount { path: mountpoint.to_owned(), source })
+    let failed = |source| MountError::Unmount { path: mountpoint.to_owned(), source };
+    let Some(top) = mountinfo::at(mountpoint).map_err(failed)?.filter(mountinfo::Entry::is_ours) else {
+        return Ok(());
+    };
+    if !mountinfo::is_dead(mountpoint) {
+        return Err(MountError::AlreadyMounted(mountpoint.to_owned()));
+    }
+    attempt(mountpoint, &top.device, true).map(drop).map_err(failed)
+}
+
+fn open_index(path: &Path) -> Result<File, MountError> {
+    File::open(path).map_err(|error| {
+        let error = IndexError::Io(error);
+        let message = format!("{}: {}", path.display(), sentence(&error));
+        MountError::Refused { message, code: exit::index(&error) }
+    })
 }
 
 fn open_fuse() -> Result<File, MountError> {
@@ -97,7 +127,6 @@ fn open_fuse() -> Result<File, MountError> {
 }
 
 fn mount_at(request: &MountRequest, fuse: &File) -> Result<(), MountError> {
-    use std::os::fd::AsRawFd as _;
     let (mountpoint, image) = (request.mountpoint.as_path(), request.server.name.as_str());
     let mode = std::fs::metadata(mountpoint).map(|m| m.mode()).unwrap_or(libc::S_IFDIR) & libc::S_IFMT;
     let options = format!(
@@ -134,6 +163,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        // Ignored signals stay ignored over exec(2), and where SIGCHLD is ignored nobody can wait for a child. A handler, once
+        // installed, stays.
+        drop(signal(SignalKind::child())?);
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -171,12 +203,15 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(request: &'a MountRequest, dir: &'a RunDir, fuse: File) -> Result<Self, MountError> {
+    fn new(
+        request: &'a MountRequest,
+        dir: &'a RunDir,
+        fuse: File,
+        device: String,
+    ) -> Result<Self, MountError> {
         let spawn = |what, source| MountError::Spawn { what, source };
         let signals = Signals::new().map_err(|e| spawn("keeper", e))?;
         let server = start(dir, &fuse).map_err(|e| spawn("server", e))?;
-        let entry = mountinfo::at(&request.mountpoint).map_err(|e| spawn("keeper", e))?;
-        let device = entry.map(|entry| entry.device).unwrap_or_default();
         Ok(Self { request, dir, fuse, signals, server, device })
     }
 
@@ -216,8 +251,15 @@ impl<'a> Keeper<'a> {
         }
         let (mut failed, mut quick) = (0, 0);
         loop {
-            let Some(status) = self.server_end().await else { return self.stop().await };
-            if status.success() || !self.connected() {
+            let Some(status) = self.server_end().await else {
+                if self.stop().await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            // A server that cannot be waited for has died, for all we know: the mount is not ended on suspicion.
+            let ended = status.as_ref().is_ok_and(ExitStatus::success);
+            if ended || !self.connected() {
                 tracing::info!(mountpoint = %path.display(), "unmounted");
                 return Ok(());
             }
@@ -226,7 +268,15 @@ impl<'a> Keeper<'a> {
                 (true, true) => (0, quick + 1),
                 (true, false) => (0, 0),
             };
-            tracing::warn!(%status, failed, quick, "the server died: starting it again");
+            let status = match status {
+                Ok(status) => status.to_string(),
+                Err(error) => {
+                    // It must not answer beside the next one.
+                    self.kill_server().await;
+                    error.to_string()
+                }
+            };
+            tracing::warn!(status, failed, quick, "the server died: starting it again");
             if failed >= FAILED_STARTS || quick >= QUICK_DEATHS {
                 return Err(MountError::CrashLoop { path, times: failed.max(quick) });
             }
@@ -234,7 +284,7 @@ impl<'a> Keeper<'a> {
                 let pause = BACKOFF.0.saturating_mul(1 << failed.min(10)).min(BACKOFF.1);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    () = self.signals.stop() => return self.stop().await,
+                    () = self.signals.stop() => if self.stop().await? { return Ok(()) },
                 }
             }
             match start(self.dir, &self.fuse) {
@@ -266,6 +316,7 @@ impl<'a> Keeper<'a> {
             server_restarts: 0,
             cache_dir: config.cache_dir.clone(),
             started,
+            device: self.device.clone(),
         }
     }
 
@@ -298,13 +349,11 @@ impl<'a> Keeper<'a> {
     }
 
     /// The server's end; `None` = told to stop.
-    async fn server_end(&mut self) -> Option<ExitStatus> {
+    async fn server_end(&mut self) -> Option<io::Result<ExitStatus>> {
         let mut listening = true;
         loop {
             tokio::select! {
-                status = self.server.child.wait() => {
-                    return Some(status.unwrap_or_else(|_| ExitStatus::default()));
-                }
+                status = self.server.child.wait() => return Some(status),
                 line = self.server.report.next_line(), if listening => match line {
                     Ok(Some(line)) => match serde_json::from_str(&line) {
                         Ok(ServerReport::Ready { .. }) => self.server.served = true,
@@ -323,23 +372,30 @@ impl<'a> Keeper<'a> {
         let log = self.dir.log();
         if std::fs::metadata(&log).is_ok_and(|m| m.len() > MAX_LOG) {
             // Written with O_APPEND: writers go on at the new end.
-            let _ = File::options().write(true).open(log).and_then(|file| file.set_len(0));
+            let _ = File::options()
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(log)
+                .and_then(|file| file.set_len(0));
         }
     }
 
-    /// Grace, lazy detach, grace for open files, abort.
-    async fn stop(&mut self) -> Result<(), MountError> {
+    /// Grace, lazy detach, grace for open files, abort. `false`: still mounted, but not where it could be unmounted: goes on.
+    async fn stop(&mut self) -> Result<bool, MountError> {
         let path = self.request.mountpoint.clone();
         let grace = self.request.unmount_timeout;
         let failed = |source| MountError::Unmount { path: path.clone(), source };
         let since = Instant::now();
-        while attempt(&path, false).map_err(failed)? == Attempt::Busy {
-            if since.elapsed() >= grace {
-                tracing::warn!("the mount is busy: detaching it");
-                attempt(&path, true).map_err(failed)?;
-                break;
+        while self.connected() {
+            let late = since.elapsed() >= grace;
+            match attempt(&path, &self.device, late).map_err(failed)? {
+                Attempt::Gone => break,
+                Attempt::Covered if late => {
+                    tracing::warn!("something is mounted over it, or it was moved: the mount is kept");
+                    return Ok(false);
+                }
+                Attempt::Covered | Attempt::Busy => tokio::time::sleep(RETRY).await,
             }
-            tokio::time::sleep(RETRY).await;
         }
         // A server that dies now is not replaced: the mount is on its way out. Told twice = no more grace.
         let ended = tokio::select! {
@@ -352,7 +408,7 @@ impl<'a> Keeper<'a> {
             abort(&self.device);
             self.kill_server().await;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

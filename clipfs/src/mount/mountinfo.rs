@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 /// Type that our mounts have in the mount table.
 pub(crate) const FS_TYPE: &str = "fuse.clipfs";
 
@@ -26,6 +28,50 @@ impl Entry {
 pub(crate) fn at(mountpoint: &Path) -> std::io::Result<Option<Entry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(parse(&table).filter(|entry| entry.mountpoint == mountpoint).last())
+}
+
+/// Where a file system of ours is mounted, as seen from one mountpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Topmost at the mountpoint (unless something covers a directory above it).
+    Top,
+    /// Under another mount, or at another place.
+    Elsewhere,
+    /// Not in the table.
+    Nowhere,
+}
+
+/// Looks for the file system of a device.
+pub(crate) fn place(mountpoint: &Path, device: &str) -> std::io::Result<Place> {
+    Ok(place_in(&std::fs::read("/proc/self/mountinfo")?, mountpoint, device))
+}
+
+fn place_in(table: &[u8], mountpoint: &Path, device: &str) -> Place {
+    let (mut place, mut known) = (Place::Nowhere, false);
+    for entry in parse(table) {
+        let wanted = entry.is_ours() && entry.device == device;
+        known |= wanted;
+        if entry.mountpoint == mountpoint {
+            place = if wanted { Place::Top } else { Place::Nowhere };
+        }
+    }
+    if known && place == Place::Nowhere { Place::Elsewhere } else { place }
+}
+
+/// How long a mount may take to answer before it counts as living.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Whether nobody is at the other end of the mount any more. One that does not answer is not dead: its keeper may be starting
+/// a server.
+pub(crate) fn is_dead(mountpoint: &Path) -> bool {
+    let path = mountpoint.to_owned();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let answer = nix::sys::statfs::statfs(&path);
+        // Nobody receives after the limit.
+        let _ = sender.send(matches!(answer, Err(Errno::ENOTCONN | Errno::ECONNABORTED)));
+    });
+    receiver.recv_timeout(PROBE).unwrap_or(false)
 }
 
 /// See proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw`.
@@ -96,6 +142,20 @@ mod tests {
         assert_eq!(entries[1].device, "0:55");
         assert_eq!(entries[1].mountpoint, Path::new("/a b\\c"));
         assert!(entries[1].is_ours() && !entries[0].is_ours());
+    }
+
+    #[test]
+    fn places_a_device_among_what_lies_over_it() {
+        let line = |device: &str, at: &str, kind: &str| format!("1 1 {device} / {at} rw - {kind} x rw\n");
+        let (ours, other) = (line("0:55", "/m", FS_TYPE), line("0:56", "/m", FS_TYPE));
+        let at = |table: &str| place_in(table.as_bytes(), Path::new("/m"), "0:55");
+        assert_eq!(at(&ours), Place::Top);
+        assert_eq!(at(&(other.clone() + &ours)), Place::Top);
+        assert_eq!(at(&(ours.clone() + &other)), Place::Elsewhere);
+        assert_eq!(at(&(ours + &line("0:9", "/m", "tmpfs"))), Place::Elsewhere);
+        assert_eq!(at(&line("0:55", "/n", FS_TYPE)), Place::Elsewhere);
+        assert_eq!(at(&other), Place::Nowhere);
+        assert_eq!(at(&line("0:55", "/m", "tmpfs")), Place::Nowhere);
     }
 
     #[test]

@@ -87,6 +87,17 @@ pub struct ServerConfig {
     pub log_json: bool,
 }
 
+/// `server.json`: what the keeper tells its servers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ServerDocument {
+    /// What to serve.
+    #[serde(flatten)]
+    pub(crate) config: ServerConfig,
+    /// The keeper's open file of the clip index, below `/proc`: the same bytes as long as the keeper lives, whoever removes or
+    /// replaces the file.
+    pub(crate) held_index: PathBuf,
+}
+
 /// A mount that serves.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mounted {

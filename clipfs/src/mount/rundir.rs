@@ -34,6 +34,8 @@ pub(crate) struct KeeperState {
     pub cache_dir: PathBuf,
     /// When it was mounted: seconds since the epoch.
     pub started: u64,
+    /// The mount's `major:minor`.
+    pub device: String,
 }
 
 /// One mount's directory. Cheap to clone: paths only.
@@ -111,15 +113,39 @@ impl RunDir {
         Ok(None)
     }
 
-    /// Creates the directory if it is not there.
+    /// Creates the directory if it is not there, and checks it.
     pub(crate) fn create(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.check()
+    }
+
+    /// Whoever could write here could choose which process is signalled, and which file is opened.
+    fn check(&self) -> io::Result<()> {
+        for path in [self.0.parent(), Some(self.0.as_path())].into_iter().flatten() {
+            let found = std::fs::symlink_metadata(path)?;
+            let refuse = |why: &str| {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} {why}", path.display())))
+            };
+            if !found.is_dir() {
+                return refuse("is no directory (name the directory itself, not a link)");
+            }
+            if found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw() {
+                return refuse("belongs to another user");
+            }
+            if found.mode() & 0o022 != 0 {
+                return refuse("may be written to by others");
+            }
+        }
+        Ok(())
     }
 
     /// Takes the keeper's lock; `None` = a keeper lives (or the directory was removed meanwhile).
     fn lock(&self) -> io::Result<Option<Lock>> {
+        self.check()?;
         let path = self.0.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(&path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
                 let (ours, there) = (lock.metadata()?, std::fs::metadata(&path)?);
@@ -151,7 +177,14 @@ impl RunDir {
     }
 
     pub(crate) fn state(&self) -> io::Result<KeeperState> {
-        serde_json::from_slice(&std::fs::read(self.state_path())?).map_err(io::Error::other)
+        self.read(&self.state_path())
+    }
+
+    /// Reads a document of [`RunDir::write`].
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, path: &Path) -> io::Result<T> {
+        self.check()?;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+        serde_json::from_reader(io::BufReader::new(file)).map_err(io::Error::other)
     }
 
     /// Removes the directory, whose lock the caller holds.
@@ -204,6 +237,7 @@ mod tests {
             server_restarts: 3,
             cache_dir: "/c".into(),
             started: 4,
+            device: "0:5".into(),
         }
     }
 
@@ -227,6 +261,24 @@ mod tests {
         assert!(dir.state().is_err());
         dir.remove();
         assert!(entries(top.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_others_may_write_to_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let top = tempfile::tempdir().unwrap();
+        let mountpoint = Path::new("/mnt/x");
+        let dir = RunDir::of(top.path(), mountpoint);
+        drop(dir.take(mountpoint).unwrap());
+        dir.write_state(&state()).unwrap();
+        for path in [top.path(), dir.path()] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+            assert!(dir.state().is_err() && dir.take(mountpoint).is_err(), "{}", path.display());
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        std::fs::rename(dir.state_path(), top.path().join("elsewhere")).unwrap();
+        symlink(top.path().join("elsewhere"), dir.state_path()).unwrap();
+        assert!(dir.state().is_err(), "a link");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::sentence;
 use super::metrics::{self, Numbers};
-use super::protocol::{CredentialSource, ServerConfig, ServerReport, State, send};
+use super::protocol::{CredentialSource, ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::status::{Answer, ServerCounters};
 use crate::credentials::{Anonymous, CredentialError, CredentialProvider};
@@ -68,7 +69,7 @@ impl Refusal {
 
 /// What `status` reads and the watcher writes.
 struct Served {
-    source: Option<ImageSource>,
+    config: ServerConfig,
     store: Arc<Store>,
     reader: Reader,
     fuse: Arc<Shared>,
@@ -113,16 +114,20 @@ fn take_over() -> io::Result<(OwnedFd, File)> {
 }
 
 fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> {
-    let config = read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
+    let ServerDocument { config, held_index } =
+        read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
     super::logging::init(&config.log_level, config.log_json);
     raise_file_limit();
-    let ledger = File::options().create(true).truncate(false).read(true).write(true).open(dir.ledger());
+    let mut ledger = File::options();
+    let ledger = ledger.create(true).truncate(false).read(true).write(true);
+    let ledger = ledger.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(dir.ledger());
     let ledger = Ledger::new(ledger.map_err(|e| Refusal::of_io("opening the handle ledger", &e))?);
     let adopted =
         ledger.kernel_init().map_err(|e| Refusal::of_io("reading the handle ledger", &e))?.is_some();
     let runtime = runtime().map_err(|e| Refusal::of_io("starting threads", &e))?;
     let metrics = bind_metrics(&config, adopted)?;
-    let served = runtime.block_on(prepare(&config, dir, ledger, adopted, runtime.handle().clone()))?;
+    let served =
+        runtime.block_on(prepare(&config, held_index, dir, ledger, adopted, runtime.handle().clone()))?;
     let (mut served, filesystem) = served;
     served.metrics = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     // The first word on the connection: from here on requests are answered.
@@ -176,8 +181,8 @@ fn bind_metrics(config: &ServerConfig, adopted: bool) -> Result<Option<TcpListen
     }
 }
 
-fn read_config(dir: &RunDir) -> io::Result<ServerConfig> {
-    serde_json::from_slice(&std::fs::read(dir.server_config())?).map_err(io::Error::other)
+fn read_config(dir: &RunDir) -> io::Result<ServerDocument> {
+    dir.read(&dir.server_config())
 }
 
 /// Every passthrough file costs a descriptor.
@@ -207,6 +212,7 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn prepare(
     config: &ServerConfig,
+    held_index: PathBuf,
     dir: &RunDir,
     ledger: Ledger,
     adopted: bool,
@@ -215,7 +221,8 @@ async fn prepare(
     let digest: Digest = config.digest.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
     let path = config.index.clone();
     let index = blocking(move || {
-        ClipIndex::open(&path).map_err(|e| {
+        // Where the keeper's /proc is not ours, the path it is.
+        ClipIndex::open(&held_index).or_else(|_| ClipIndex::open(&path)).map_err(|e| {
             let code = exit::index(&e);
             Refusal { message: format!("{}: {}", path.display(), sentence(&e)), code }
         })
@@ -231,24 +238,53 @@ async fn prepare(
     }
     let options =
         StoreOptions { dir: config.cache_dir.clone(), quota: config.cache_size, memory: config.memory };
-    let store = blocking(move || Store::open(options).map_err(|e| Refusal::new(&e, exit::store(&e))));
+    let store = blocking(move || open_store(options, adopted));
     let (store, source) = tokio::join!(store, open_source(config));
-    let (store, source) = (Arc::new(store?), source?);
-    let state = match &source {
-        Some(source) => first_state(source, &digest, adopted).await?,
-        None => State::Ok,
+    let store = Arc::new(store?);
+    let (source, state) = match source {
+        Ok(Some(source)) => {
+            let state = first_state(&source, &digest, adopted).await?;
+            (Some(source), state)
+        }
+        Ok(None) => (None, State::Ok),
+        Err(error) if adopted => {
+            tracing::warn!("the image's source cannot be opened: {}", error.message);
+            (None, State::Degraded)
+        }
+        Err(error) => return Err(error),
     };
     let index = Arc::new(index);
     let read = ReadOptions { timeout: config.read_timeout, small_file: config.small_file };
-    let reader = Reader::new(Arc::clone(&index), source.clone(), Arc::clone(&store), read, runtime.clone());
+    let reader = Reader::new(Arc::clone(&index), source, Arc::clone(&store), read, runtime.clone());
     let vfs = Vfs::new(index, &config.name);
     let options = FuseOptions { passthrough: config.passthrough, deadline: config.read_timeout };
     let filesystem = ClipFs::new(vfs, reader.clone(), options, ledger, runtime)
         .map_err(|e| Refusal::of_io("reading the handle ledger", &e))?;
     let fuse = filesystem.shared();
     let state = AtomicU8::new(state as u8);
-    let served = Served { source, store, reader, fuse, state, digest, dir: dir.clone(), metrics: None };
+    let served = Served {
+        config: config.clone(),
+        store,
+        reader,
+        fuse,
+        state,
+        digest,
+        dir: dir.clone(),
+        metrics: None,
+    };
     Ok((served, filesystem))
+}
+
+/// A cache that cannot be used refuses the mount; a server that takes over does without until it can be.
+fn open_store(options: StoreOptions, adopted: bool) -> Result<Store, Refusal> {
+    match Store::open(options.clone()) {
+        Ok(store) => Ok(store),
+        Err(error) if adopted => {
+            tracing::warn!("nothing is cached on disk: {}", sentence(&error));
+            Ok(Store::without_disk(&options))
+        }
+        Err(error) => Err(Refusal::new(&error, exit::store(&error))),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -310,12 +346,27 @@ fn state_of(state: &AtomicU8) -> State {
     }
 }
 
+/// The source, opened now if it could not be before.
+async fn opened(served: &Served) -> Option<&ImageSource> {
+    if served.reader.source().is_none() {
+        match open_source(&served.config).await {
+            Ok(Some(source)) => served.reader.set_source(source),
+            Ok(None) => {}
+            Err(error) => tracing::debug!("the image's source still cannot be opened: {}", error.message),
+        }
+    }
+    served.reader.source()
+}
+
 /// Asks the source how it is, but only while something is wrong: an idle mount makes no traffic.
 async fn watch(served: Arc<Served>) {
-    let Some(source) = &served.source else { return };
+    if served.config.image.is_none() {
+        return;
+    }
     let mut errors = 0;
     loop {
         tokio::time::sleep(WATCH).await;
+        let Some(source) = opened(&served).await else { continue };
         let now = Stats::get(&served.fuse.stats().read_errors);
         if now == errors && state_of(&served.state) == State::Ok {
             continue;
@@ -351,7 +402,12 @@ async fn answer_status(listener: UnixListener, served: Arc<Served>) {
     loop {
         match listener.accept().await {
             Ok((mut stream, _)) => {
-                let document = serde_json::to_vec(&answer(&served)).unwrap_or_default();
+                // The store's tally is a file.
+                let served = Arc::clone(&served);
+                let document = tokio::task::spawn_blocking(move || {
+                    serde_json::to_vec(&answer(&served)).unwrap_or_default()
+                });
+                let Ok(document) = document.await else { continue };
                 // Fits the socket's buffer: a caller that does not read cannot hold us up for long.
                 let written = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&document)).await;
                 if !matches!(written, Ok(Ok(()))) {
@@ -367,8 +423,8 @@ async fn answer_status(listener: UnixListener, served: Arc<Served>) {
 }
 
 fn answer(served: &Served) -> Answer {
-    let (read, store) = (served.reader.stats(), served.store.stats());
-    let registry = served.source.as_ref().map(ImageSource::stats).unwrap_or_default();
+    let (read, store) = (served.reader.stats(), served.store.stats_so_far());
+    let registry = served.reader.source().map(ImageSource::stats).unwrap_or_default();
     let stats = served.fuse.stats();
     let latency = stats.read_latency.counts();
     let hits = read.served_memory + read.served_disk;
@@ -399,13 +455,13 @@ fn answer(served: &Served) -> Answer {
 }
 
 fn numbers(served: &Served) -> Numbers {
-    let (store, latency) = (served.store.stats(), &served.fuse.stats().read_latency);
+    let (store, latency) = (served.store.stats_so_far(), &served.fuse.stats().read_latency);
     Numbers {
         read: served.reader.stats(),
         latency: latency.counts(),
         latency_sum_micros: latency.sum_micros(),
-        answers: served.source.as_ref().map(ImageSource::answers).unwrap_or_default(),
-        token_requests: served.source.as_ref().map(ImageSource::stats).unwrap_or_default().token_requests,
+        answers: served.reader.source().map(ImageSource::answers).unwrap_or_default(),
+        token_requests: served.reader.source().map(ImageSource::stats).unwrap_or_default().token_requests,
         cache_bytes: store.disk_bytes,
         evictions: store.evictions,
         // The keeper counts; it writes its first state when the mount serves.

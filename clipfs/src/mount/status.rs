@@ -180,6 +180,7 @@ mod tests {
             server_restarts: 2,
             cache_dir: "/c".into(),
             started: 4,
+            device: "0:5".into(),
         }
     }
 

@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::mountinfo::Place;
 use super::rundir::RunDir;
 use super::{MountError, mountinfo};
 
@@ -27,16 +28,25 @@ pub(super) enum Attempt {
     Gone,
     /// In use.
     Busy,
+    /// Still mounted, but not topmost where it was mounted: nothing is done to it.
+    Covered,
 }
 
-/// One attempt to unmount what of ours is topmost on a mountpoint.
-pub(super) fn attempt(mountpoint: &Path, lazy: bool) -> io::Result<Attempt> {
-    if !mountinfo::at(mountpoint)?.is_some_and(|entry| entry.is_ours()) {
-        return Ok(Attempt::Gone);
+/// One attempt to unmount the file system of a device, if it is topmost on a mountpoint: never another one.
+pub(super) fn attempt(mountpoint: &Path, device: &str, lazy: bool) -> io::Result<Attempt> {
+    match mountinfo::place(mountpoint, device)? {
+        Place::Top => {}
+        Place::Elsewhere => return Ok(Attempt::Covered),
+        Place::Nowhere => return Ok(Attempt::Gone),
     }
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match umount2(mountpoint, flags | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(Attempt::Gone),
+        Ok(()) => Ok(Attempt::Gone),
+        // Taken away meanwhile, or a directory above is covered.
+        Err(Errno::EINVAL | Errno::ENOENT) if mountinfo::place(mountpoint, device)? == Place::Nowhere => {
+            Ok(Attempt::Gone)
+        }
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(Attempt::Covered),
         Err(Errno::EBUSY) => Ok(Attempt::Busy),
         Err(errno) => Err(errno.into()),
     }
@@ -61,8 +71,15 @@ pub fn unmount(run_dir: &Path, mountpoint: &Path, timeout: Duration) -> Result<(
     let path = mountinfo::canonical(mountpoint).map_err(|_| not_mounted())?;
     let failed = |source| MountError::Unmount { path: path.clone(), source };
     let dir = RunDir::of(run_dir, &path);
-    let entry = mountinfo::at(&path).map_err(failed)?.filter(mountinfo::Entry::is_ours);
-    let Some(entry) = entry else {
+    let top = mountinfo::at(&path).map_err(failed)?.filter(mountinfo::Entry::is_ours);
+    let kept = dir.state().ok().map(|state| state.device).filter(|device| !device.is_empty());
+    // What a keeper says is meant before what happens to lie on top; what a dead one said, only if it is true still.
+    let device = match (kept, top) {
+        (Some(kept), _) if mountinfo::place(&path, &kept).map_err(failed)? != Place::Nowhere => Some(kept),
+        (kept, _) if dir.is_kept() => kept,
+        (_, top) => top.map(|entry| entry.device),
+    };
+    let Some(device) = device else {
         if dir.is_kept() {
             // Detached by somebody else, still in use.
             return finish(&dir, &path, None, timeout);
@@ -71,14 +88,14 @@ pub fn unmount(run_dir: &Path, mountpoint: &Path, timeout: Duration) -> Result<(
         return Err(not_mounted());
     };
     let since = Instant::now();
-    while attempt(&path, false).map_err(failed)? == Attempt::Busy {
-        if since.elapsed() >= timeout {
-            attempt(&path, true).map_err(failed)?;
-            break;
+    loop {
+        match attempt(&path, &device, since.elapsed() >= timeout).map_err(failed)? {
+            Attempt::Gone => break,
+            Attempt::Covered if since.elapsed() >= timeout => return Err(MountError::Covered(path)),
+            Attempt::Covered | Attempt::Busy => std::thread::sleep(RETRY),
         }
-        std::thread::sleep(RETRY);
     }
-    finish(&dir, &path, Some(&entry.device), timeout)
+    finish(&dir, &path, Some(&device), timeout)
 }
 
 /// Waits for the keeper to end by itself, as it does when the last file is closed; then makes it.
@@ -89,6 +106,10 @@ fn finish(dir: &RunDir, path: &Path, device: Option<&str>, timeout: Duration) ->
         return Ok(());
     }
     if let Some(device) = device {
+        if mountinfo::place(path, device).is_ok_and(|place| place != Place::Nowhere) {
+            // A bind mount of it, say: served until that is gone too.
+            return Err(MountError::Covered(path.to_owned()));
+        }
         abort(device);
     }
     // Told once it gives its server the same grace again, told twice none. Its death closes the connection.
@@ -106,7 +127,9 @@ fn finish(dir: &RunDir, path: &Path, device: Option<&str>, timeout: Duration) ->
 
 /// Signals the keeper; `false` = there is none.
 fn terminate(dir: &RunDir) -> bool {
-    let Some(pid) = dir.state().ok().and_then(|state| i32::try_from(state.keeper_pid).ok()) else {
+    let Some(pid) =
+        dir.state().ok().and_then(|state| i32::try_from(state.keeper_pid).ok()).filter(|pid| *pid > 1)
+    else {
         return false;
     };
     // While the lock is held the process of that number is the keeper.
@@ -137,6 +160,6 @@ mod tests {
             let error = unmount(top.path(), path, Duration::ZERO).unwrap_err();
             assert!(matches!(error, MountError::NotMounted(_)), "{error}");
         }
-        assert_eq!(attempt(Path::new("/"), true).unwrap(), Attempt::Gone);
+        assert_eq!(attempt(Path::new("/"), "0:0", true).unwrap(), Attempt::Gone);
     }
 }

@@ -247,7 +247,7 @@ impl Inner {
         cause: Cause,
         name: &Arc<str>,
     ) -> Result<BlobStream, ReadError> {
-        let source = self.source.as_ref().ok_or_else(|| ReadError::Offline(Arc::clone(name)))?;
+        let source = self.source.get().ok_or_else(|| ReadError::Offline(Arc::clone(name)))?;
         let blob = self.descriptor(layer).ok_or(ReadError::NoContent)?;
         match cause {
             Cause::Demand => self.counters.fetched_demand.add(range.end - range.start),
@@ -317,7 +317,7 @@ impl Inner {
 
     /// Tells the registry client that it brought bad bytes.
     pub(super) fn distrust(&self, layer: u32) {
-        if let (Some(source), Some(blob)) = (&self.source, self.descriptor(layer)) {
+        if let (Some(source), Some(blob)) = (self.source.get(), self.descriptor(layer)) {
             source.distrust(&blob);
         }
     }

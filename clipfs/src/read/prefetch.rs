@@ -97,7 +97,7 @@ impl Reader {
     /// when all is there or there is no point in going on. Cancel safe: what has arrived stays.
     pub async fn prefetch_all(&self, quota: u64) {
         let inner = &self.0;
-        if inner.source.is_none() {
+        if inner.source.get().is_none() {
             return;
         }
         inner.prefetch.set(PrefetchState::Running);

@@ -409,6 +409,11 @@ impl Disk {
         Ok(Self { path: path.to_owned(), dirs: Mutex::new(dirs) })
     }
 
+    /// Holds nothing yet; the first write tries to open the directory.
+    pub(super) fn unopened(path: PathBuf) -> Self {
+        Self { path, dirs: Mutex::new(None) }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -75,6 +75,11 @@ impl Sandbox {
         mountpoint
     }
 
+    /// Unmounts at the end what a test has mounted otherwise.
+    pub(crate) fn adopt(&mut self, mountpoint: &Path) {
+        self.mounts.push(mountpoint.to_owned());
+    }
+
     pub(crate) fn umount(&mut self, mountpoint: &Path) {
         self.ok([OsStr::new("umount"), mountpoint.as_os_str()]);
         self.mounts.retain(|m| m != mountpoint);

@@ -131,3 +131,78 @@ fn a_busy_mount_is_detached_and_its_last_files_aborted() {
     assert_eq!(fs::read_dir(sandbox.path("run")).unwrap().count(), 0);
     drop(held);
 }
+
+#[test]
+fn a_keeper_started_with_signals_ignored_still_keeps() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.path("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let mount = sandbox.clipfs([] as [&str; 0]);
+    // What is ignored stays so over exec(2): supervisors leave SIGCHLD so.
+    let mut under = std::process::Command::new("env");
+    under.arg("--ignore-signal=CHLD").arg("--block-signal=CHLD,TERM").arg(mount.get_program());
+    under.args(["mount", &image]).arg(&mountpoint).env_clear();
+    under.envs(mount.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(under.status().unwrap().success());
+    sandbox.adopt(&mountpoint);
+    for _ in 0..3 {
+        kill_process(&sandbox, &mountpoint, "server_pid");
+        wait_until("the next server", || serves(&sandbox, &mountpoint));
+        assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    }
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_server_takes_over_without_the_files_that_the_first_one_had() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let clip = sandbox.path("image.clip");
+    sandbox.ok(["index", &image, "-o", clip.to_str().unwrap()]);
+    let mountpoint = sandbox.mount(&image, &["--index", clip.to_str().unwrap()]);
+    let hidden = sandbox.path("hidden");
+    fs::rename(sandbox.path("layout"), &hidden).unwrap();
+    fs::remove_file(&clip).unwrap();
+    fs::remove_dir_all(sandbox.cache()).unwrap();
+    fs::write(sandbox.cache(), "no directory").unwrap();
+    kill_process(&sandbox, &mountpoint, "server_pid");
+    wait_until("the next server", || serves(&sandbox, &mountpoint));
+    assert_eq!(sandbox.status(&mountpoint)["state"], "degraded");
+    Sandbox::drop_caches();
+    assert!(fs::read(mountpoint.join("etc/hostname")).is_err(), "there is nowhere to read from");
+    fs::rename(&hidden, sandbox.path("layout")).unwrap();
+    wait_until("the source to be back", || sandbox.status(&mountpoint)["state"] == "ok");
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n", "through memory");
+    fs::remove_file(sandbox.cache()).unwrap();
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_living_mount_is_not_detached_for_another_run_directory() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.mount(&image, &[]);
+    let mut other = sandbox.clipfs(["mount", &image, mountpoint.to_str().unwrap()]);
+    let output = other.env("CLIPFS_RUN_DIR", sandbox.path("other")).output().unwrap();
+    assert_eq!(output.status.code(), Some(73), "{}", crate::support::describe(&output));
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_covered_mount_is_kept_until_it_is_uncovered() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.mount(&image, &[]);
+    let no_flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("cover"), &mountpoint, Some("tmpfs"), no_flags, None::<&str>).unwrap();
+    let pid = sandbox.status(&mountpoint)["keeper_pid"].as_u64().unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
+    // Has the same grace as the keeper, and begins after it.
+    let output = sandbox.run(["umount", mountpoint.to_str().unwrap()]);
+    nix::mount::umount2(&mountpoint, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", crate::support::describe(&output));
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    sandbox.umount(&mountpoint);
+}
