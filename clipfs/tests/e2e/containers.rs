@@ -36,6 +36,23 @@ impl Drop for Overlay<'_> {
     }
 }
 
+/// A small tmpfs, unmounted at the end, also of a test that fails.
+struct Tmpfs<'a>(&'a Path);
+
+impl<'a> Tmpfs<'a> {
+    fn mount(at: &'a Path) -> Self {
+        fs::create_dir(at).unwrap();
+        nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 #[test]
 fn overlayfs_with_a_writable_upper_and_both_runtimes() {
     let mut sandbox = Sandbox::new();
@@ -43,8 +60,7 @@ fn overlayfs_with_a_writable_upper_and_both_runtimes() {
     let mountpoint = sandbox.mount(&format!("oci:{}:debian", layout.display()), &[]);
     // The upper needs a file system that can hold overlay's xattrs: a tmpfs of its own.
     let scratch = sandbox.path("scratch");
-    fs::create_dir(&scratch).unwrap();
-    nix::mount::mount(Some("tmpfs"), &scratch, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).unwrap();
+    let tmpfs = Tmpfs::mount(&scratch);
     let rootfs = sandbox.path("bundle/rootfs");
     {
         let overlay = Overlay::mount(&mountpoint, &scratch, &rootfs);
@@ -77,7 +93,7 @@ fn overlayfs_with_a_writable_upper_and_both_runtimes() {
         }
         drop(overlay);
     }
-    nix::mount::umount2(&scratch, MntFlags::empty()).unwrap();
+    drop(tmpfs);
 }
 
 /// `runc spec`, with our program and no terminal.
