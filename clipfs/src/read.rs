@@ -214,7 +214,7 @@ impl Reader {
         let limit = self.0.options.timeout;
         let outcome = tokio::time::timeout(limit, work).await.unwrap_or(Err(ReadError::Deadline(limit)));
         if let Err(error) = &outcome {
-            *lock(&self.0.last_error) = Some(chain(error));
+            *lock(&self.0.last_error) = Some(sentence(error));
         }
         outcome
     }
@@ -413,14 +413,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
+/// An error and its causes in one sentence.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Transparent wrappers say the same twice.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
     }
-    line
+    text
 }

@@ -64,21 +64,9 @@ impl ReadErrorLog {
     /// Logs the error with its causes if a line is due.
     pub(crate) fn log(&self, ino: u64, offset: u64, error: &ReadError) {
         let Some(suppressed) = self.due(Instant::now()) else { return };
-        let causes = causes(error);
+        let causes = crate::read::sentence(error);
         tracing::error!(ino, offset, suppressed, "read failed: {causes}");
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

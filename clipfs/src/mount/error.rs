@@ -1,5 +1,6 @@
 //! Why there is no mount (or why it will not go away): one sentence each, with the contract's exit code.
 
+pub(crate) use crate::read::sentence;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,20 +157,4 @@ impl MountError {
             _ => None,
         }
     }
-}
-
-/// An error and its causes in one sentence.
-pub(crate) fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Transparent wrappers say the same twice.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -122,11 +122,11 @@ impl Reader {
                     }
                 }
                 Err(error) if is_lasting(&error) => {
-                    tracing::warn!("prefetch ends early: {}", super::chain(&error));
+                    tracing::warn!("prefetch ends early: {}", super::sentence(&error));
                     break PrefetchState::Stopped;
                 }
                 Err(error) => {
-                    tracing::debug!(?pause, "prefetch pauses: {}", super::chain(&error));
+                    tracing::debug!(?pause, "prefetch pauses: {}", super::sentence(&error));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSES.1);
                 }
