@@ -44,7 +44,10 @@ pub(super) fn run(context: &Context, command: &CacheCommand) -> Result<(), Failu
         memory: settings.memory.0,
     })?;
     match command {
-        CacheCommand::Stat(args) => stat(context, store.stats(), args.json),
+        CacheCommand::Stat(args) => {
+            store.recount()?;
+            stat(context, store.stats(), args.json)
+        }
         CacheCommand::Gc(args) => freed(&store, store.gc(args.target.map(|target| target.0))?, args.json),
         CacheCommand::Clear(args) => freed(&store, store.clear()?, args.json),
         CacheCommand::Verify(args) => verify(&store, args.json),
