@@ -1,12 +1,28 @@
 //! Which credentials a registry gets: asks a provider, never the node.
 //!
-//! Fail closed: what a provider cannot answer is an error, never anonymous access instead.
+//! Fail closed: what a provider cannot answer is an error, never anonymous access instead. A provider is opened from a
+//! [`CredentialSource`]: the ContainerRequest itself ([`in_process`]), a plugin that is run ([`plugin`], [`docker`], [`kubelet`] over
+//! [`exec`]), or a credentials file that the operator named ([`config_file`]).
+
+use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub mod config_file;
+pub mod docker;
+pub mod exec;
+pub mod in_process;
+pub mod kubelet;
+pub mod plugin;
 pub mod provider;
+pub mod request;
+pub mod source;
 
 pub use provider::{Anonymous, CredentialProvider, Static};
+pub use source::{CredentialSource, PluginSpec};
+
+/// Longest life of any answer that is believed.
+pub const MAX_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// What a registry accepts.
 #[derive(Debug, Clone)]
@@ -38,11 +54,16 @@ pub struct CredentialRequest {
 }
 
 /// Why there are no credentials. The text never holds a secret.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
     /// The source has none for this registry.
-    #[error("no credentials for registry {0}")]
-    NotFound(String),
+    #[error("no credentials for registry {registry}: {reason}")]
+    NotFound {
+        /// The registry.
+        registry: String,
+        /// What there is instead, without values.
+        reason: String,
+    },
     /// The source says no.
     #[error("credentials for registry {registry} denied: {reason}")]
     Denied {
@@ -51,10 +72,35 @@ pub enum CredentialError {
         /// The source's words, without values.
         reason: String,
     },
-    /// The source is configured wrongly or misbehaves.
+    /// What the operator has set cannot be used: no such plugin, not executable.
     #[error("credential source: {0}")]
-    Source(String),
-    /// The source cannot be reached now.
+    Configuration(String),
+    /// The ContainerRequest, or the credentials in it, are malformed.
+    #[error("container request: {0}")]
+    Malformed(String),
+    /// The source cannot be reached now, or does not answer in time.
     #[error("credential source unavailable: {0}")]
     Unavailable(String),
+    /// The source asks to wait.
+    #[error("credential source asks to wait: {reason}")]
+    TryLater {
+        /// The source's words, without values.
+        reason: String,
+        /// How long, if it said so.
+        after: Option<Duration>,
+    },
+    /// An answer that must not be used: for another registry, expired.
+    #[error("credential source refused: {0}")]
+    Refused(String),
+    /// The source is broken: it crashes, or its answer is none.
+    #[error("credential source is broken: {0}")]
+    Broken(String),
+}
+
+impl CredentialError {
+    /// Whether asking again soon may help.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TryLater { .. })
+    }
 }

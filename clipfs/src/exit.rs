@@ -48,12 +48,8 @@ pub fn registry(error: &RegistryError) -> u8 {
         RegistryError::InvalidReference { .. } => USAGE,
         RegistryError::NotFound(_) => NO_INPUT,
         RegistryError::Denied { .. } => DENIED,
-        RegistryError::Credentials(CredentialError::NotFound(_)) => NO_INPUT,
-        RegistryError::Credentials(CredentialError::Denied { .. }) => DENIED,
-        RegistryError::Credentials(CredentialError::Source(_)) => CONFIG,
-        RegistryError::Credentials(CredentialError::Unavailable(_)) | RegistryError::Unavailable { .. } => {
-            UNAVAILABLE
-        }
+        RegistryError::Credentials(error) => credentials(error),
+        RegistryError::Unavailable { .. } => UNAVAILABLE,
         RegistryError::UnknownHost { .. } => NO_HOST,
         RegistryError::TooManyRequests { .. } => TRY_LATER,
         RegistryError::Protocol { .. } | RegistryError::NotTls { .. } => PROTOCOL,
@@ -62,6 +58,21 @@ pub fn registry(error: &RegistryError) -> u8 {
         | RegistryError::NotAnImage { .. }
         | RegistryError::NoPlatform { .. } => DATA,
         RegistryError::Io { source, .. } => io(source),
+    }
+}
+
+/// Of credentials that cannot be had.
+#[must_use]
+pub fn credentials(error: &CredentialError) -> u8 {
+    match error {
+        CredentialError::NotFound { .. } => NO_INPUT,
+        CredentialError::Denied { .. } => DENIED,
+        CredentialError::Configuration(_) => CONFIG,
+        CredentialError::Malformed(_) => DATA,
+        CredentialError::Unavailable(_) => UNAVAILABLE,
+        CredentialError::TryLater { .. } => TRY_LATER,
+        CredentialError::Refused(_) => PROTOCOL,
+        CredentialError::Broken(_) => SOFTWARE,
     }
 }
 

@@ -25,7 +25,7 @@ mod status;
 mod unmount;
 
 pub use error::MountError;
-pub use protocol::{CredentialSource, MountFlags, MountRequest, Mounted, ServerConfig, State};
+pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};
 pub use unmount::unmount;

@@ -9,11 +9,10 @@ use super::failure::Failure;
 use super::output::{Output, size};
 use super::time;
 use crate::config::{Passthrough, Prefetch};
+use crate::credentials::CredentialSource;
 use crate::decode::tar::Timestamp;
 use crate::index::ClipIndex;
-use crate::mount::{
-    self, CredentialSource, MountFlags, MountRequest, MountStatus, Mounted, ServerConfig, State,
-};
+use crate::mount::{self, MountFlags, MountRequest, MountStatus, Mounted, ServerConfig, State};
 use crate::oci::{Digest, ImageSpec};
 use crate::read::PrefetchState;
 use crate::registry::{ImageSource, RegistryError, ResolvedImage, within};
@@ -59,7 +58,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
             passthrough: settings.passthrough == Passthrough::Auto,
             plain_http: settings.plain_http,
             hosts_dir: settings.hosts_dir.clone(),
-            credentials: CredentialSource::Anonymous,
+            credentials: CredentialSource::default(),
             log_level: settings.log_level.clone(),
             log_json: settings.log_format == crate::config::LogFormat::Json,
         },

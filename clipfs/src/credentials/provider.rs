@@ -23,6 +23,11 @@ pub type AnswerFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, Credentia
 pub trait CredentialProvider: Send + Sync + std::fmt::Debug {
     /// The credential for one registry. Cancel safe.
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a>;
+
+    /// Changes when the source does: then a refusal of the old credentials says nothing about the new ones.
+    fn version(&self) -> u64 {
+        0
+    }
 }
 
 /// Always anonymous: for images that need no credentials.
@@ -50,7 +55,10 @@ impl CredentialProvider for Static {
             if request.registry == self.registry {
                 Ok(Answer { credential: self.credential.clone(), valid_for: None })
             } else {
-                Err(CredentialError::NotFound(request.registry.clone()))
+                Err(CredentialError::NotFound {
+                    registry: request.registry.clone(),
+                    reason: format!("there are some for {} only", self.registry),
+                })
             }
         })
     }

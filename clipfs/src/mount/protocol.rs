@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::MountError;
+use crate::credentials::CredentialSource;
 
 /// What is to be mounted, and how. Paths are made absolute by [`super::mount`].
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,15 +38,6 @@ pub struct MountFlags {
     pub nodev: bool,
     /// Running programs.
     pub noexec: bool,
-}
-
-/// Where the server's credentials come from. A source, never a secret.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CredentialSource {
-    /// No credentials.
-    #[default]
-    Anonymous,
 }
 
 /// What the server serves.

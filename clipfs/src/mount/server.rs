@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::sentence;
 use super::metrics::{self, Numbers};
-use super::protocol::{CredentialSource, ServerConfig, ServerDocument, ServerReport, State, send};
+use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::status::{Answer, ServerCounters};
-use crate::credentials::{Anonymous, CredentialError, CredentialProvider};
+use crate::credentials::CredentialError;
 use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
@@ -296,9 +296,7 @@ async fn blocking<T: Send + 'static>(
 async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refusal> {
     let Some(image) = &config.image else { return Ok(None) };
     let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::USAGE))?;
-    let credentials: Arc<dyn CredentialProvider> = match config.credentials {
-        CredentialSource::Anonymous => Arc::new(Anonymous),
-    };
+    let credentials = config.credentials.open().map_err(|e| Refusal::new(&e, exit::credentials(&e)))?;
     let options = RegistryOptions {
         credentials,
         plain_http: config.plain_http,
@@ -335,7 +333,7 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
 
 /// Trouble that `is_permanent` calls lasting but that is no word about the image.
 fn is_passing(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Credentials(CredentialError::Unavailable(_)))
+    matches!(error, RegistryError::Credentials(error) if error.is_passing())
 }
 
 fn state_of(state: &AtomicU8) -> State {
@@ -377,7 +375,7 @@ async fn watch(served: Arc<Served>) {
             Ok(Ok(())) => State::Ok,
             Ok(Err(
                 RegistryError::Denied { .. }
-                | RegistryError::Credentials(CredentialError::Denied { .. } | CredentialError::NotFound(_)),
+                | RegistryError::Credentials(CredentialError::Denied { .. } | CredentialError::NotFound { .. }),
             )) => State::AuthDenied,
             Ok(Err(_)) | Err(_) => State::Degraded,
         };

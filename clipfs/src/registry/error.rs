@@ -154,13 +154,13 @@ impl RegistryError {
     /// Whether asking again soon is pointless.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        !matches!(
-            self,
+        match self {
             Self::Unavailable { .. }
-                | Self::TooManyRequests { .. }
-                | Self::UnknownHost { .. }
-                | Self::Io { .. }
-                | Self::Credentials(crate::credentials::CredentialError::Unavailable(_))
-        )
+            | Self::TooManyRequests { .. }
+            | Self::UnknownHost { .. }
+            | Self::Io { .. } => false,
+            Self::Credentials(error) => !error.is_passing(),
+            _ => true,
+        }
     }
 }

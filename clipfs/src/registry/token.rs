@@ -57,7 +57,7 @@ pub(super) fn basic(
     password: &SecretString,
 ) -> Result<HeaderValue, RegistryError> {
     let refuse =
-        |why: &str| RegistryError::from(CredentialError::Source(format!("credentials for {host}: {why}")));
+        |why: &str| RegistryError::from(CredentialError::Malformed(format!("credentials for {host}: {why}")));
     let forbidden = |s: &str| s.contains(['\r', '\n', '\0']);
     if username.contains(':') {
         return Err(refuse("the user name has a colon in it"));
@@ -80,7 +80,7 @@ fn header(host: &str, scheme: &str, value: &str) -> Result<HeaderValue, Registry
     let printable = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic());
     let mut header =
         printable.then(|| HeaderValue::from_str(&format!("{scheme}{value}")).ok()).flatten().ok_or_else(
-            || CredentialError::Source(format!("the token for {host} has characters no header may have")),
+            || CredentialError::Malformed(format!("the token for {host} has characters no header may have")),
         )?;
     header.set_sensitive(true);
     Ok(header)

@@ -219,7 +219,7 @@ async fn fails_closed() {
     let server = registry(&image, Arc::default(), |_| None).await;
     let provider = Static { registry: "elsewhere".into(), credential: user() };
     let error = open(&server.host, with_credentials(provider)).await.resolve(&amd64()).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Credentials(CredentialError::NotFound(_))), "{error}");
+    assert!(matches!(error, RegistryError::Credentials(CredentialError::NotFound { .. })), "{error}");
     let answer = |_| Err(CredentialError::Unavailable("vault is sealed".into()));
     let source = open(&server.host, with_credentials(Counting { asked: Arc::default(), answer })).await;
     let error = source.resolve(&amd64()).await.unwrap_err();

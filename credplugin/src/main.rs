@@ -1,0 +1,3 @@
+//! `credplugin`: see the library.
+
+fn main() {}
