@@ -7,6 +7,9 @@ use zeroize::Zeroizing;
 /// Longest sentence of an endpoint that is passed on, in characters.
 const MAX_SAID: usize = 200;
 
+/// How much of it is looked at, in bytes: many times what is passed on, and little enough to be searched without an index.
+const MAX_READ: usize = 4 << 10;
+
 /// What a piece of a secret must measure to be taken for one: endpoints quote the beginnings of tokens.
 const PIECE: usize = 8;
 
@@ -48,11 +51,11 @@ impl Secrets {
 
     /// A text in one line, at most [`MAX_SAID`] characters, without any of these values or longer pieces of them.
     pub(crate) fn scrub(&self, text: &str) -> String {
+        let text = &text[..text.floor_char_boundary(MAX_READ)];
         let bytes = text.as_bytes();
         let mut blotted = vec![false; bytes.len()];
         for secret in &self.0 {
             for piece in secret.as_bytes().windows(PIECE.min(secret.len())) {
-                // A text of an answer is at most 64 KiB, a piece is short, and this is the path of errors: no index.
                 let mut from = 0;
                 while let Some(at) = find(&bytes[from..], piece) {
                     blotted[from + at..from + at + piece.len()].fill(true);
