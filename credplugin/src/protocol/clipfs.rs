@@ -45,8 +45,8 @@ pub struct CredentialRequest {
     pub registry: String,
     /// Token scope; empty if unknown.
     pub scope: String,
-    /// The operator's own token endpoints.
-    pub endpoints: Endpoints,
+    /// The operator's own token endpoints, settled by who asks; `None` = the plugin reads its own settings.
+    pub endpoints: Option<Endpoints>,
     /// The ContainerRequest: the bytes of one JSON object, which the writer has parsed before.
     pub container_request: Option<Zeroizing<Vec<u8>>>,
 }
@@ -77,8 +77,8 @@ impl CredentialRequest {
             registry: &'a str,
             #[serde(skip_serializing_if = "str::is_empty")]
             scope: &'a str,
-            #[serde(skip_serializing_if = "is_default")]
-            endpoints: &'a Endpoints,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            endpoints: Option<&'a Endpoints>,
         }
         let head = Head {
             api_version: API_VERSION,
@@ -86,7 +86,7 @@ impl CredentialRequest {
             image: &self.image,
             registry: &self.registry,
             scope: &self.scope,
-            endpoints: &self.endpoints,
+            endpoints: self.endpoints.as_ref(),
         };
         let mut head = serde_json::to_vec(&head).map_err(|_| bug("the request cannot be written"))?;
         let inner: &[u8] = self.container_request.as_ref().map_or(&[], |bytes| bytes.as_slice());
@@ -109,10 +109,18 @@ impl CredentialRequest {
         out.push(b'}');
         Ok(out)
     }
-}
 
-fn is_default(endpoints: &&Endpoints) -> bool {
-    **endpoints == Endpoints::default()
+    pub(super) fn of(fields: &Fields) -> Result<Self, Error> {
+        fields.version(API_VERSION)?;
+        let text = |key| Ok(fields.string(key)?.unwrap_or_default());
+        Ok(Self {
+            image: text("image")?,
+            registry: text("registry")?,
+            scope: text("scope")?,
+            endpoints: fields.endpoints("endpoints")?,
+            container_request: fields.object("containerRequest")?,
+        })
+    }
 }
 
 fn bug(message: &str) -> Error {
@@ -233,10 +241,7 @@ pub fn write_error(error: &Error) -> Vec<u8> {
 /// See [`ReplyError`].
 pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
     let malformed = |text: String| ReplyError::Malformed(text);
-    if bytes.len() > MAX_REPLY {
-        return Err(malformed(format!("the reply is larger than {MAX_REPLY} bytes")));
-    }
-    let fields = Fields::parse(bytes).map_err(|e| malformed(e.message))?;
+    let fields = Fields::parse(bytes, MAX_REPLY).map_err(|e| malformed(e.message))?;
     let text = |key: &str| fields.string(key).map_err(|e| malformed(e.message));
     let needed = |key: &str| text(key)?.ok_or_else(|| malformed(format!("{key}: not found or empty")));
     fields.version(API_VERSION).map_err(|e| malformed(e.message))?;

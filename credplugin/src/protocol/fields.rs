@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
-use crate::{Code, Error};
+use crate::{Code, Endpoints, Error};
 
 /// An object of a foreign document.
 pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
     /// Parses a document that has to be one object.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+    pub(crate) fn parse(bytes: &[u8], limit: usize) -> Result<Self, Error> {
+        if bytes.len() > limit {
+            return Err(Error::new(Code::BadRequest, format!("the document is larger than {limit} bytes")));
+        }
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(_) => Err(Error::new(Code::BadRequest, "the document is no object")),
@@ -41,6 +46,33 @@ impl Fields {
                 Ok(Some(Duration::from_millis(millis)))
             }
         }
+    }
+
+    /// An object, as its JSON text; `None` = absent or null.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value @ Value::Object(_)) => {
+                let text = serde_json::to_vec(value).map_err(|_| Error::bad_request(key, "not an object"))?;
+                Ok(Some(Zeroizing::new(text)))
+            }
+            Some(_) => Err(Error::bad_request(key, "not an object")),
+        }
+    }
+
+    /// Token endpoints; `None` = absent or null.
+    pub(crate) fn endpoints(&self, key: &str) -> Result<Option<Endpoints>, Error> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => Endpoints::deserialize(value)
+                .map(Some)
+                .map_err(|_| Error::bad_request(key, "not an object of ecr, ecr_public, gcp, azure, acr")),
+        }
+    }
+
+    /// Whether there is such a field at all.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
     }
 
     /// Refuses another version.
