@@ -235,11 +235,19 @@ pub fn write_error(error: &Error) -> Vec<u8> {
     serde_json::to_vec(&wire).unwrap_or_default()
 }
 
+/// [`parse_answer_at`] now.
+///
+/// # Errors
+/// See [`ReplyError`].
+pub fn parse_answer(bytes: &[u8]) -> Result<Reply, ReplyError> {
+    parse_answer_at(bytes, SystemTime::now())
+}
+
 /// Reads what a plugin wrote; `now` turns `expiresAt` into a remaining life. Who asked still checks the registry, and caps the life.
 ///
 /// # Errors
 /// See [`ReplyError`].
-pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
+pub fn parse_answer_at(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
     let malformed = |text: String| ReplyError::Malformed(text);
     let fields = Fields::parse(bytes, MAX_REPLY).map_err(|e| malformed(e.message))?;
     let text = |key: &str| fields.string(key).map_err(|e| malformed(e.message));
