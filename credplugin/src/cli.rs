@@ -5,11 +5,11 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use credplugin::protocol::{self, clipfs};
-use credplugin::{Answer, Code, Error};
+use credplugin::protocol::clipfs;
+use credplugin::{Code, Error};
 
 mod check;
 mod docker;
@@ -53,8 +53,10 @@ Exit codes: 0, 64 usage, 65 malformed request, 66 no credentials for this regist
 #[derive(Subcommand)]
 enum Command {
     /// Answer with the credential that a registry accepts: one JSON document in, one out.
-    #[command(after_help = "Standard input is a CredentialRequest, a ContainerRequest (then --image is needed), or a \
-                            CredentialProviderRequest of the kubelet; at most 1 MiB.")]
+    #[command(
+        after_help = "Standard input is a CredentialRequest, a ContainerRequest (then --image is needed), or a \
+                            CredentialProviderRequest of the kubelet; at most 1 MiB."
+    )]
     Get(Target),
     /// Say which credentials a request carries and for which registry; never a value, and no network without --exchange.
     Check {

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
-use credplugin::{Answer, Ask, Code, ContainerRequest, Endpoints, Error, parse_registry};
+use credplugin::{Answer, Ask, Code, ContainerRequest, Endpoints, Error, parse_credentials, parse_registry};
+use secrecy::ExposeSecret;
+use zeroize::Zeroizing;
 
 use super::{Target, failed, input, kubelet, output, settings, written};
 
@@ -24,7 +26,7 @@ pub(super) fn main(target: &Target, wanted: Wanted, deadline: Instant) -> ExitCo
     }
 }
 
-fn run(target: &Target, wanted: Wanted, deadline: Instant) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
+fn run(target: &Target, wanted: Wanted, deadline: Instant) -> Result<Zeroizing<Vec<u8>>, Error> {
     if wanted == Wanted::KubeletOnly && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         return Err(Error::new(Code::Usage, "a command is needed: get or check"));
     }
@@ -54,11 +56,12 @@ impl Question {
     pub(super) fn of(document: Document, bytes: &[u8], target: &Target) -> Result<Self, Error> {
         let (asked, request) = match document {
             Document::Credential(mut asked) => {
-                let request = match asked.container_request.take() {
-                    // No request has no credentials: anonymous, as it says.
-                    None => ContainerRequest::default(),
-                    Some(bytes) => ContainerRequest::parse(&bytes)?,
-                };
+                // Nothing to answer from is not the same as a request without credentials.
+                let request = asked
+                    .container_request
+                    .take()
+                    .ok_or_else(|| Error::bad_request("containerRequest", "not found"))?;
+                let request = ContainerRequest::parse(&request)?;
                 (asked, request)
             }
             Document::Container => (clipfs::CredentialRequest::default(), ContainerRequest::parse(bytes)?),
@@ -71,7 +74,8 @@ impl Question {
         if image.is_empty() && named.is_empty() {
             return Err(Error::new(Code::Usage, "which image is it? use --image"));
         }
-        let registry = if named.is_empty() { parse_registry(&image)? } else { protocol::registry_of_host(&named)? };
+        let registry =
+            if named.is_empty() { parse_registry(&image)? } else { protocol::registry_of_host(&named)? };
         let endpoints = match asked.endpoints {
             Some(endpoints) => endpoints,
             None => settings::endpoints(target.config.as_deref())?,
@@ -85,7 +89,8 @@ impl Question {
         names_its_registry(&self.request, &self.ask.image)?;
         // One thread: there is one question. It starts in microseconds; connections are made only if there is an exchange.
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
+            .enable_io()
+            .enable_time()
             .build()
             .map_err(|error| Error::new(Code::Internal, format!("no runtime: {error}")))?;
         let answer = runtime.block_on(async {
@@ -108,21 +113,12 @@ fn one(key: &str, flag: &str, said: &str, flagged: Option<&str>) -> Result<Strin
 /// Credentials that do not say which registry they are for are for the image's. Without an image nobody knows, and the registry that
 /// asks is not to be believed.
 pub(super) fn names_its_registry(request: &ContainerRequest, image: &str) -> Result<(), Error> {
-    if !image.is_empty() || own_registry(request)?.is_some() {
-        return Ok(());
-    }
-    match credplugin::parse_credentials(secrecy::ExposeSecret::expose_secret(&request.image_credentials))? {
-        None => Ok(()),
-        Some(_) => Err(Error::new(
+    match parse_credentials(request.image_credentials.expose_secret())? {
+        Some(credentials) if credentials.registry.is_none() && image.is_empty() => Err(Error::new(
             Code::NotFound,
             "image_credentials do not say which registry they are for, and no image is known: \
              name the registry in them, or the image with --image or CLIPFS_IMAGE",
         )),
+        _ => Ok(()),
     }
-}
-
-/// The registry that the request's credentials name.
-pub(super) fn own_registry(request: &ContainerRequest) -> Result<Option<String>, Error> {
-    let text = secrecy::ExposeSecret::expose_secret(&request.image_credentials);
-    Ok(credplugin::parse_credentials(text)?.and_then(|credentials| credentials.registry))
 }

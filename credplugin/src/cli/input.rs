@@ -32,7 +32,9 @@ pub(super) fn stdin(limit: usize, deadline: Instant) -> Result<Zeroizing<Vec<u8>
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(0) => Err(bad("standard input did not end in time")),
-            Ok(_) | Err(nix::Error::EINTR) if rest.is_zero() => Err(bad("standard input did not end in time")),
+            Ok(_) | Err(nix::Error::EINTR) if rest.is_zero() => {
+                Err(bad("standard input did not end in time"))
+            }
             Ok(_) => Ok(true),
             Err(nix::Error::EINTR) => Ok(false),
             Err(error) => Err(unreadable(&error)),

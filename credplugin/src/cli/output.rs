@@ -37,7 +37,8 @@ fn hint(error: &Error) -> Option<String> {
     Some(match error.code {
         Code::Usage => "see credplugin --help".into(),
         Code::NotFound => {
-            "credentials go to the registry that they name and to no other: pull from there, or send others".into()
+            "credentials go to the registry that they name and to no other: pull from there, or send others"
+                .into()
         }
         Code::Unavailable => {
             "check the network; another endpoint is set under [endpoints] in the configuration".into()
