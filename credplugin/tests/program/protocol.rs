@@ -63,7 +63,14 @@ fn refusals() {
         ("no image", &[], good.clone(), 64, "usage", "--image"),
         ("no such image", &["--image", ""], good.clone(), 64, "usage", "--image"),
         ("no such registry", &["--registry", "team"], good.clone(), 65, "bad_request", "no registry"),
-        ("contradiction", &IMAGE, question(&good, json!({})).replace("app:1", "app:2"), 64, "usage", "--image"),
+        (
+            "contradiction",
+            &IMAGE,
+            question(&good, json!({})).replace("app:1", "app:2"),
+            64,
+            "usage",
+            "--image",
+        ),
         ("elsewhere", &IMAGE, basic("other.example.com", "pl4nted-p"), 66, "not_found", "other.example.com"),
         ("look-alike", &IMAGE, basic("r.example.com.evil.io", "pl4nted-p"), 66, "not_found", "evil.io"),
         ("other port", &IMAGE, basic("r.example.com:5000", "pl4nted-p"), 66, "not_found", ":5000"),
@@ -116,9 +123,30 @@ fn refusals() {
             "bad_request",
             "image_credentials",
         ),
-        ("a number for a string", &IMAGE, r#"{"image_credentials":47114711}"#.into(), 65, "bad_request", "image_credentials"),
-        ("not a request", &[], r#"{"apiVersion":"clipfs.dev/v9","kind":"CredentialRequest"}"#.into(), 65, "bad_request", "apiVersion"),
-        ("another kind", &[], r#"{"apiVersion":"clipfs.dev/v1","kind":"Pod"}"#.into(), 65, "bad_request", "kind"),
+        (
+            "a number for a string",
+            &IMAGE,
+            r#"{"image_credentials":47114711}"#.into(),
+            65,
+            "bad_request",
+            "image_credentials",
+        ),
+        (
+            "not a request",
+            &[],
+            r#"{"apiVersion":"clipfs.dev/v9","kind":"CredentialRequest"}"#.into(),
+            65,
+            "bad_request",
+            "apiVersion",
+        ),
+        (
+            "another kind",
+            &[],
+            r#"{"apiVersion":"clipfs.dev/v1","kind":"Pod"}"#.into(),
+            65,
+            "bad_request",
+            "kind",
+        ),
         (
             "nothing to answer from",
             &IMAGE,
@@ -127,7 +155,14 @@ fn refusals() {
             "bad_request",
             "containerRequest",
         ),
-        ("no such endpoint", &IMAGE, question(&good, json!({"elsewhere": "x"})).replace("elsewhere", "pl4nted-key"), 65, "bad_request", "endpoints"),
+        (
+            "no such endpoint",
+            &IMAGE,
+            question(&good, json!({"elsewhere": "x"})).replace("elsewhere", "pl4nted-key"),
+            65,
+            "bad_request",
+            "endpoints",
+        ),
     ];
     for (name, args, input, code, word, part) in table {
         let ran = get(args, input);
@@ -180,7 +215,8 @@ fn endpoints_that_refuse() {
     assert_eq!((ran.code, ran.tells_nothing().document()["code"].clone()), (77, json!("denied")), "{ran:?}");
     assert!(ran.stderr.contains("\nhint: "), "{ran:?}");
 
-    let busy = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let busy =
+        "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let (url, thread) = endpoint(busy);
     let ran = ask(&url);
     thread.join().unwrap();
@@ -191,7 +227,11 @@ fn endpoints_that_refuse() {
     // Bound, so that nobody else gets the port; never accepting would hang, so closed.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ran = ask(&format!("http://{closed}"));
-    assert_eq!((ran.code, ran.tells_nothing().document()["code"].clone()), (69, json!("unavailable")), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.tells_nothing().document()["code"].clone()),
+        (69, json!("unavailable")),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -225,7 +265,11 @@ fn check_says_no_values() {
         for part in ["registry: r.example.com", "image_credentials: basic", "keys: PASSWORD, USERNAME"] {
             assert!(ran.stdout.contains(part), "{ran:?}");
         }
-        assert_eq!(ran.stdout.contains("answer: a user name and a password"), !exchange.is_empty(), "{ran:?}");
+        assert_eq!(
+            ran.stdout.contains("answer: a user name and a password"),
+            !exchange.is_empty(),
+            "{ran:?}"
+        );
     }
     let ran = run(program().arg("check").args(IMAGE), "{");
     assert_eq!((ran.code, ran.stdout.as_str()), (65, ""), "{ran:?}");
@@ -264,8 +308,14 @@ fn nobody_reads_the_answer() {
     assert!(stderr.contains("cannot write") && !stderr.contains("pl4nted"), "{stderr}");
 
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-    let mut child =
-        program().arg("get").args(IMAGE).stdin(Stdio::piped()).stdout(full).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = program()
+        .arg("get")
+        .args(IMAGE)
+        .stdin(Stdio::piped())
+        .stdout(full)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(74));
 }
