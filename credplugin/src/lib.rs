@@ -36,5 +36,5 @@ pub use error::{Code, Error};
 pub use image_credentials::{CredentialMap, ImageCredentials, marshal_credentials, parse_credentials};
 pub use kind::{CredentialType, detect_type};
 pub use provider::answer;
-pub use registry::{parse_registry, secret_name};
+pub use registry::{is_loopback, normalize_registry, parse_registry, secret_name};
 pub use request::ContainerRequest;
