@@ -2,12 +2,14 @@
 
 use std::net::Ipv4Addr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use credplugin::{Code, Endpoints};
 use fixtures::cloud::Tap;
 use fixtures::secret::{self, secret};
 use serde_json::json;
 
-use crate::moto::{Key, Moto};
+use crate::moto::{self, Key, Moto};
 use crate::support::{Clouds, ECR, ECR_PUBLIC, ask, assert_lives, basic, fails, request};
 
 fn of_moto(url: String) -> Endpoints {
@@ -18,6 +20,41 @@ fn keys(key: &Key) -> Vec<(&str, &str)> {
     let mut keys = vec![("AWS_ACCESS_KEY_ID", &*key.id), ("AWS_SECRET_ACCESS_KEY", &*key.secret)];
     keys.extend(key.session.as_deref().map(|session| ("AWS_SESSION_TOKEN", session)));
     keys
+}
+
+/// The fixture believes Amazon's own client, and not with a wrong key: so it checks signatures as Amazon does.
+#[test]
+fn the_fixture_agrees_with_amazons_client() {
+    const PROGRAM: &str = "
+import sys, boto3
+url, service, id, secret, session = sys.argv[1:]
+ecr = boto3.client(service, endpoint_url=url, region_name='us-east-1', aws_access_key_id=id,
+                   aws_secret_access_key=secret, aws_session_token=session or None)
+try:
+    data = ecr.get_authorization_token()['authorizationData']
+    print((data[0] if service == 'ecr' else data)['authorizationToken'])
+except ecr.exceptions.ClientError as e:
+    print(e.response['Error']['Code'])
+";
+    let clouds = Clouds::start();
+    clouds.ecr.enroll("AKIA1", "s/e+c", None);
+    clouds.ecr.enroll("ASIA1", "s/e+c", Some("session+/="));
+    let run = |service: &str, id: &str, secret: &str, session: &str| {
+        let url = clouds.ecr.server().url();
+        let mut command = std::process::Command::new(moto::python());
+        command.env_clear().args(["-c", PROGRAM, &url, service, id, secret, session]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for service in ["ecr", "ecr-public"] {
+        for (id, session) in [("AKIA1", ""), ("ASIA1", "session+/=")] {
+            let token = run(service, id, "s/e+c", session);
+            assert_eq!(token, STANDARD.encode(format!("AWS:{}", clouds.ecr.password())), "{service}");
+            assert_eq!(run(service, id, "wrong", session), "InvalidSignatureException");
+        }
+    }
+    assert_eq!(run("ecr", "ASIA1", "s/e+c", ""), "UnrecognizedClientException");
 }
 
 /// moto's `expiresAt` is in 2015: past when issued, so nonsense, so a minute.

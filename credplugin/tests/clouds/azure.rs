@@ -149,7 +149,9 @@ async fn half_a_principal_and_other_hosts_get_nothing() {
         let error = fails(ask(ACR, &with(ACR, &principal), &clouds.endpoints()).await, Code::BadRequest);
         assert!(error.message.contains(key), "{key}: {}", error.message);
     }
-    for host in ["myteam.azurecr.io.evil.example", "azurecr.io", "a.b.azurecr.io.", "registry.example.com", GAR] {
+    for host in
+        ["myteam.azurecr.io.evil.example", "azurecr.io", "a.b.azurecr.io.", "registry.example.com", GAR]
+    {
         let error = ask(host, &with(host, &good), &clouds.endpoints()).await.unwrap_err();
         assert!(matches!(error.code, Code::NotFound | Code::BadRequest), "{host}: {error:?}");
     }

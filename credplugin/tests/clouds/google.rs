@@ -111,20 +111,33 @@ async fn what_is_no_service_account_is_refused_before_a_packet_is_sent() {
         ("authorized_user", user.to_string()),
         ("impersonated", impersonated.to_string()),
         ("token_uri elsewhere", account.with(&[("token_uri", json!(url))])),
-        ("token_uri like Google's", account.with(&[("token_uri", json!("https://oauth2.googleapis.com.evil.example/token"))])),
-        ("token_uri with a user", account.with(&[("token_uri", json!("https://oauth2.googleapis.com@127.0.0.16/token"))])),
-        ("token_uri on plain http", account.with(&[("token_uri", json!(GOOGLE_TOKEN_URI.replace("https", "http")))])),
+        (
+            "token_uri like Google's",
+            account.with(&[("token_uri", json!("https://oauth2.googleapis.com.evil.example/token"))]),
+        ),
+        (
+            "token_uri with a user",
+            account.with(&[("token_uri", json!("https://oauth2.googleapis.com@127.0.0.16/token"))]),
+        ),
+        (
+            "token_uri on plain http",
+            account.with(&[("token_uri", json!(GOOGLE_TOKEN_URI.replace("https", "http")))]),
+        ),
         ("a path", path.clone()),
         ("a file URL", format!("file://{path}")),
         ("no type", account.with(&[("type", Value::Null)])),
         ("no key", account.with(&[("private_key", Value::Null)])),
         ("a key that is none", account.with(&[("private_key", json!(not_pem))])),
-        ("a truncated key", account.with(&[("private_key", json!(&account.value()["private_key"].as_str().unwrap()[..400]))])),
+        (
+            "a truncated key",
+            account.with(&[("private_key", json!(&account.value()["private_key"].as_str().unwrap()[..400]))]),
+        ),
         ("no e-mail", account.with(&[("client_email", json!(""))])),
         ("truncated", account.value().to_string()[..900].to_owned()),
         ("an array", format!("[{}]", account.value())),
     ] {
-        let error = fails(ask(GAR, &with_account(GAR, &credentials), &clouds.endpoints()).await, Code::BadRequest);
+        let error =
+            fails(ask(GAR, &with_account(GAR, &credentials), &clouds.endpoints()).await, Code::BadRequest);
         assert!(error.message.contains(KEY), "{name}: {}", error.message);
         assert!(!error.message.contains(&path), "{name}: {}", error.message);
         assert!(!account.leaked_in(error.message.as_bytes()), "{name}: {}", error.message);

@@ -31,7 +31,7 @@ pub(crate) struct Key {
 
 impl Moto {
     pub(crate) fn start() -> Self {
-        let python = venv().join("bin/python");
+        let python = python();
         let mut child = Command::new(&python)
             .args(["-u", "-c", PROGRAM])
             .env_clear()
@@ -92,8 +92,7 @@ impl Moto {
     /// Makes a role that may ask for ECR passwords, and a session of it.
     pub(crate) async fn role(&self, name: &str) -> Key {
         let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole"}]}"#;
-        let create =
-            [("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", trust)];
+        let create = [("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", trust)];
         self.call("iam", &create).await;
         let policy = [("Action", "PutRolePolicy"), ("RoleName", name), ("PolicyName", "p")];
         self.call("iam", &[&policy[..], &[("PolicyDocument", &document(true))]].concat()).await;
@@ -147,8 +146,8 @@ impl Drop for Moto {
     }
 }
 
-/// Where `make test` puts moto.
-fn venv() -> PathBuf {
+/// The Python that has moto, and Amazon's own client.
+pub(crate) fn python() -> PathBuf {
     let dir = std::env::var_os("CLIPFS_FIXTURES")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fixtures"), PathBuf::from);
     let venv = dir.join("python");
@@ -158,7 +157,7 @@ fn venv() -> PathBuf {
         "{} is missing: run fixtures/scripts/python.sh (make test does)",
         venv.display()
     );
-    venv
+    venv.join("bin/python")
 }
 
 fn document(may: bool) -> String {

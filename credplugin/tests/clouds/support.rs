@@ -45,8 +45,7 @@ impl Clouds {
     /// Asserts that endpoints other than these got no request at all.
     #[track_caller]
     pub(crate) fn assert_only(&self, asked: &[&Server]) {
-        let all =
-            [self.ecr.server(), self.google.server(), self.entra.server(), self.acr.server()];
+        let all = [self.ecr.server(), self.google.server(), self.entra.server(), self.acr.server()];
         for server in all.into_iter().filter(|server| !asked.iter().any(|s| s.addr() == server.addr())) {
             assert_eq!(server.log().len(), 0, "requests to {}", server.url());
         }
