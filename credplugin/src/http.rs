@@ -23,7 +23,7 @@ mod failure;
 mod reply;
 mod scrub;
 
-pub(crate) use reply::Reply;
+pub(crate) use reply::{Reply, is_token};
 pub(crate) use scrub::Secrets;
 
 /// Longest wait for a connection, its name and TLS included.
@@ -66,8 +66,7 @@ impl Http {
             if !again || tries == RETRIES {
                 return outcome.map_err(|failure| failure.error)?.unless_throttled();
             }
-            tokio::time::sleep(BACKOFF.mul_f64(f64::from(1_u32 << tries) * (0.5 + fastrand::f64() / 2.0)))
-                .await;
+            tokio::time::sleep(BACKOFF.mul_f64(f64::from(1_u32 << tries) * (0.5 + fastrand::f64() / 2.0))).await;
             tries += 1;
         }
     }

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
-use serde::de::DeserializeOwned;
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::Secrets;
+use super::{MAX_BODY, Secrets};
+use crate::json::{self, Kind};
 use crate::{Code, Error};
 
 /// Longest `Retry-After` that is passed on; "in ten years" is not.
@@ -95,9 +96,20 @@ impl Reply {
     ///
     /// # Errors
     /// [`Code::Unavailable`]. What the parser says is left out: it quotes values.
-    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body)
-            .map_err(|_| self.odd("its answer is not the JSON that was asked for"))
+    pub(crate) fn document(&self) -> Result<json::Value, Error> {
+        let document = json::parse(&self.body, MAX_BODY, "").ok();
+        document
+            .filter(|document| matches!(document.kind(), Kind::Object(_)))
+            .ok_or_else(|| self.odd("its answer is not the JSON that was asked for"))
+    }
+
+    /// A token in it: not empty, and nothing in it that a header cannot hold.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`].
+    pub(crate) fn token(&self, document: &json::Value, name: &str) -> Result<SecretString, Error> {
+        let token = document.get(name).and_then(text).filter(|token| is_token(token));
+        token.map(SecretString::from).ok_or_else(|| self.odd(&format!("its answer has no usable {name}")))
     }
 
     /// A success that cannot be used.
@@ -116,10 +128,7 @@ impl Reply {
         let code = self.error_type.clone().or(code);
         let troubled = code.as_deref().is_some_and(|code| TROUBLED.contains(&code));
         let denied = !troubled
-            && matches!(
-                self.status,
-                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-            );
+            && matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let mut message = if denied {
             format!("{} refuses the credentials", self.host)
         } else if self.status.is_redirection() {
@@ -140,17 +149,31 @@ impl Reply {
 
     /// Code and description of a refusal, in the dialects of OAuth2, Amazon, Google and registries.
     fn refusal(&self) -> (Option<String>, Option<String>) {
-        let Ok(body) = serde_json::from_slice::<serde_json::Value>(&self.body) else { return (None, None) };
-        let text = |value: &serde_json::Value, names: &[&str]| {
-            names.iter().find_map(|name| value.get(name)?.as_str().map(str::to_owned))
+        let Ok(body) = json::parse(&self.body, MAX_BODY, "") else { return (None, None) };
+        let said = |value: &json::Value, names: &[&str]| {
+            names.iter().find_map(|name| value.get(name).and_then(text).map(str::to_owned))
         };
-        let inner = match body.get("errors").and_then(|errors| errors.get(0)) {
-            Some(first) => first,
-            None => body.get("error").filter(|error| error.is_object()).unwrap_or(&body),
+        let inner = match (body.get("errors").map(json::Value::kind), body.get("error")) {
+            (Some(Kind::Array(errors)), _) if !errors.is_empty() => &errors[0],
+            (_, Some(error)) if matches!(error.kind(), Kind::Object(_)) => error,
+            _ => &body,
         };
-        let code = text(inner, &["error", "__type", "status", "code"]).and_then(|code| word(&code));
-        (code, text(inner, &["error_description", "message", "Message"]))
+        let code = said(inner, &["error", "__type", "status", "code"]).and_then(|code| word(&code));
+        (code, said(inner, &["error_description", "message", "Message"]))
     }
+}
+
+/// A string.
+fn text(value: &json::Value) -> Option<&str> {
+    match value.kind() {
+        Kind::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Whether a token fits into a header.
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|character: char| character.is_control())
 }
 
 /// `com.amazonaws.ecr#AccessDeniedException:http://…` → `AccessDeniedException`; `None` = nothing left.
@@ -188,60 +211,21 @@ mod tests {
     #[test]
     fn refusals_in_all_dialects() {
         let table = [
-            (
-                401,
-                r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#,
-                Code::Denied,
-                "sts.example.com refuses the credentials: invalid_client: AADSTS7000215: no",
-            ),
-            (
-                400,
-                r#"{"__type":"com.amazonaws.ecr#UnrecognizedClientException","message":"The token is invalid."}"#,
-                Code::Denied,
-                "sts.example.com refuses the credentials: UnrecognizedClientException: The token is invalid.",
-            ),
-            (
-                403,
-                r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#,
-                Code::Denied,
-                "sts.example.com refuses the credentials: PERMISSION_DENIED: no",
-            ),
-            (
-                401,
-                r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#,
-                Code::Denied,
-                "sts.example.com refuses the credentials: UNAUTHORIZED: authentication required",
-            ),
-            (
-                400,
-                r#"{"error":"temporarily_unavailable"}"#,
-                Code::Unavailable,
-                "sts.example.com answered 400: temporarily_unavailable",
-            ),
+            (401, r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#, Code::Denied, "sts.example.com refuses the credentials: invalid_client: AADSTS7000215: no"),
+            (400, r#"{"__type":"com.amazonaws.ecr#UnrecognizedClientException","message":"The token is invalid."}"#, Code::Denied, "sts.example.com refuses the credentials: UnrecognizedClientException: The token is invalid."),
+            (403, r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#, Code::Denied, "sts.example.com refuses the credentials: PERMISSION_DENIED: no"),
+            (401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#, Code::Denied, "sts.example.com refuses the credentials: UNAUTHORIZED: authentication required"),
+            (400, r#"{"error":"temporarily_unavailable"}"#, Code::Unavailable, "sts.example.com answered 400: temporarily_unavailable"),
             (401, "<html>", Code::Denied, "sts.example.com refuses the credentials"),
             (404, "", Code::Unavailable, "sts.example.com answered 404"),
-            (
-                500,
-                r#"{"__type":"ServerException"}"#,
-                Code::Unavailable,
-                "sts.example.com answered 500: ServerException",
-            ),
-            (
-                307,
-                r#"{"error":"x"}"#,
-                Code::Unavailable,
-                "sts.example.com answered 307, a redirect, which is not followed",
-            ),
+            (500, r#"{"__type":"ServerException"}"#, Code::Unavailable, "sts.example.com answered 500: ServerException"),
+            (307, r#"{"error":"x"}"#, Code::Unavailable, "sts.example.com answered 307, a redirect, which is not followed"),
         ];
         for (status, body, code, message) in table {
             let error = reply(status, &[], body).refused(&Secrets::default());
             assert_eq!((error.code, error.message.as_str()), (code, message), "{status} {body}");
         }
-        let typed = reply(
-            400,
-            &[("x-amzn-errortype", "AccessDeniedException:http://internal/")],
-            r#"{"Message":"no"}"#,
-        );
+        let typed = reply(400, &[("x-amzn-errortype", "AccessDeniedException:http://internal/")], r#"{"Message":"no"}"#);
         let error = typed.refused(&Secrets::default());
         assert_eq!(error.message, "sts.example.com refuses the credentials: AccessDeniedException: no");
     }
@@ -297,12 +281,15 @@ mod tests {
 
     #[test]
     fn parsing_quotes_nothing() {
-        #[derive(Debug, serde::Deserialize)]
-        struct Document {
-            _number: u8,
+        for body in [r#"{"token":"pl4nted-token""#, r#""pl4nted-token""#, r#"["pl4nted-token"]"#, ""] {
+            let message = reply(200, &[], body).document().unwrap_err().message;
+            assert_eq!(message, "sts.example.com: its answer is not the JSON that was asked for");
         }
-        let reply = reply(200, &[], r#"{"_number":"pl4nted-token"}"#);
-        let message = reply.parse::<Document>().unwrap_err().message;
-        assert_eq!(message, "sts.example.com: its answer is not the JSON that was asked for");
+        for body in [r#"{"token":7}"#, r#"{"token":""}"#, r#"{"token":"pl4nted-\r\n"}"#, r#"{}"#] {
+            let reply = reply(200, &[], body);
+            let error = reply.token(&reply.document().unwrap(), "token").unwrap_err();
+            assert_eq!(error.message, "sts.example.com: its answer has no usable token", "{body}");
+            assert_eq!(error.code, Code::Unavailable);
+        }
     }
 }
