@@ -110,28 +110,56 @@ fn no_session_of(key: &Key) -> Key {
 
 /// The region is the host's, whatever the request says; a registry on this machine has none, so there it is the request's.
 #[tokio::test]
-async fn the_region_and_the_account_are_the_hosts() {
+async fn the_region_is_the_hosts() {
     let moto = Moto::start();
     let key = moto.user("puller", true).await;
     moto.enforce(true).await;
-    for (host, account, region, said) in [
-        (ECR, "123456789012", "eu-west-1", "us-west-2"),
-        ("210987654321.dkr.ecr.ap-southeast-2.amazonaws.com", "210987654321", "ap-southeast-2", ""),
-        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", "123456789012", "us-gov-west-1", ""),
-        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "123456789012", "cn-north-1", "us-east-1"),
-        ("123456789012.dkr-ecr.eu-central-1.on.aws", "123456789012", "eu-central-1", ""),
-        ("127.0.0.1:5000", "123456789012", "sa-east-1", "sa-east-1"),
+    for (host, region, said) in [
+        (ECR, "eu-west-1", "us-west-2"),
+        ("210987654321.dkr.ecr.ap-southeast-2.amazonaws.com", "ap-southeast-2", ""),
+        ("123456789012.dkr-ecr.eu-central-1.on.aws", "eu-central-1", ""),
+        ("127.0.0.1:5000", "sa-east-1", "sa-east-1"),
     ] {
         let tap = Tap::start(Ipv4Addr::new(127, 0, 0, 17), moto.addr());
         let mut credentials = keys(&key);
         credentials.push(("AWS_REGION", said));
         let answer = ask(host, &request(host, "aws", &credentials), &of_moto(tap.url())).await;
         let answer = answer.unwrap_or_else(|e| panic!("{host}: {e}"));
-        assert_eq!(basic(&answer), ("AWS", &*format!("{account}-auth-token")), "{host}");
+        // The token is the caller's, for all registries that it may read: that of its own account.
+        assert_eq!(basic(&answer), ("AWS", "123456789012-auth-token"), "{host}");
         let sent = String::from_utf8(tap.sent()).unwrap();
         let scope = format!("/{region}/ecr/aws4_request");
         assert!(sent.contains(&scope), "{host}: no {scope} in {sent}");
         assert!(!sent.contains(&key.secret), "{host}: the secret key was sent");
+    }
+}
+
+/// As above in Amazon's separate partitions, where moto has no users of ours.
+#[tokio::test]
+async fn the_region_is_the_hosts_in_all_partitions() {
+    let clouds = Clouds::start();
+    let secret = secret("aws secret");
+    clouds.ecr.enroll("AKIA1", &secret, None);
+    let credentials = [
+        ("AWS_ACCESS_KEY_ID", "AKIA1"),
+        ("AWS_SECRET_ACCESS_KEY", secret.as_str()),
+        ("AWS_REGION", "eu-west-3"),
+    ];
+    for (host, region) in [
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+        ("123456789012.dkr-ecr-fips.us-gov-east-1.on.aws", "us-gov-east-1"),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("123456789012.dkr.ecr.ap-southeast-2.amazonaws.com", "ap-southeast-2"),
+    ] {
+        clouds.ecr.server().reset_log();
+        let answer = ask(host, &request(host, "aws", &credentials), &clouds.endpoints()).await;
+        assert_eq!(
+            basic(&answer.unwrap_or_else(|e| panic!("{host}: {e}"))),
+            ("AWS", &*clouds.ecr.password())
+        );
+        let log = clouds.ecr.server().log();
+        let signed = log[0].header("authorization").unwrap();
+        assert!(signed.contains(&format!("/{region}/ecr/aws4_request")), "{host}: {signed}");
     }
 }
 

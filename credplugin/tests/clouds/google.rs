@@ -152,13 +152,14 @@ async fn a_clock_that_is_an_hour_off_does_not_matter() {
     let account = ServiceAccount::new("puller");
     clouds.google.enroll(&account);
     let request = with_account(GAR, &account.value().to_string());
-    for fast in [3600, -3600, 7200] {
+    // An hour ahead is within what is allowed for at the end of an assertion that lives an hour.
+    for (fast, asked) in [(3600, 1), (-3600, 2), (7200, 2)] {
         clouds.google.server().set_clock(fast);
         clouds.google.server().reset_log();
         let answer = ask(GAR, &request, &clouds.endpoints()).await;
         let answer = answer.unwrap_or_else(|e| panic!("{fast} s fast: {e}"));
         assert_lives(&answer, 3599);
-        assert_eq!(clouds.google.server().log().len(), 2, "{fast} s fast");
+        assert_eq!(clouds.google.server().log().len(), asked, "{fast} s fast");
     }
 }
 

@@ -80,10 +80,7 @@ pub(crate) async fn ask(
     let answer = credplugin::answer(request, &question(registry), endpoints).await;
     match &answer {
         Ok(answer) => assert_eq!(answer.registry, registry),
-        Err(error) => {
-            assert!(!error.message.is_empty());
-            assert!(!error.message.ends_with('.'), "{}", error.message);
-        }
+        Err(error) => assert!(!error.message.is_empty()),
     }
     assert_eq!(secret::find(format!("{answer:?} {request:?}").as_bytes()), None);
     answer
