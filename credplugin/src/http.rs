@@ -156,4 +156,4 @@ pub(crate) fn form(fields: &[(&str, &str)]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
