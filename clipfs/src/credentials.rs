@@ -10,18 +10,19 @@ use secrecy::SecretString;
 
 use crate::oci::reference::Reference;
 
+mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
 pub mod in_process;
+mod json;
 pub mod kubelet;
 pub mod plugin;
 pub mod provider;
 pub mod request;
-pub mod source;
-
-mod json;
+mod scrub;
 mod server;
+pub mod source;
 mod value;
 
 pub use json::Fault;
