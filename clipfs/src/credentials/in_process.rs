@@ -92,7 +92,10 @@ mod tests {
         assert_eq!(password().await, "pl4nted-second");
         write_request(&dir.path().join("request.json"), "{\"image_credentials\":");
         let error = provider.credential(&asked("r.example.com")).await.unwrap_err();
-        assert!(matches!(&error, CredentialError::Malformed(why) if why.contains("request.json")), "{error:?}");
+        assert!(
+            matches!(&error, CredentialError::Malformed(why) if why.contains("request.json")),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
