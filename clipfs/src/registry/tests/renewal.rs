@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::server::{Image, Reply, Server, open, options};
 use crate::credentials::provider::{Answer, AnswerFuture};
 use crate::credentials::{Credential, CredentialError, CredentialProvider, CredentialRequest};
-use crate::oci::{ImageSpec, Platform};
+use crate::oci::Platform;
 use crate::registry::{ImageSource, RegistryError, RegistryOptions, within};
 
 type Say = dyn Fn(usize) -> Result<Answer, CredentialError> + Send + Sync;
@@ -106,19 +106,6 @@ async fn unusable_credentials_are_told_where_nobody_wants_any() {
     }
     open(&server.host, options()).await.authenticate().await.unwrap();
     assert!(server.requests().iter().all(|r| r.header("authorization").is_none()));
-}
-
-#[tokio::test]
-async fn local_images_want_no_credentials() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    std::fs::write(dir.path().join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
-    let provider = Scripted::new(|_| Err(CredentialError::Unavailable("never".into())));
-    let spec: ImageSpec = format!("oci:{}", dir.path().display()).parse().unwrap();
-    if let Ok(source) = ImageSource::open(&spec, with(&provider)).await {
-        source.authenticate().await.unwrap();
-    }
-    assert_eq!(provider.asked(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
