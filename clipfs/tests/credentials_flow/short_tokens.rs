@@ -4,7 +4,6 @@
 //! what stands in the report of the change that brought it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
