@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::sentence;
+use super::hardening::harden;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
@@ -114,9 +115,12 @@ fn take_over() -> io::Result<(OwnedFd, File)> {
 }
 
 fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> {
-    let ServerDocument { config, held_index } =
+    let ServerDocument { mut config, held_index, held_request } =
         read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
     super::logging::init(&config.log_level, config.log_json);
+    harden();
+    // Held until the end: the keeper may die before this server does.
+    let _held_request = held_request.and_then(|path| hold_request(&mut config, path));
     raise_file_limit();
     let mut ledger = File::options();
     let ledger = ledger.create(true).truncate(false).read(true).write(true);
@@ -162,6 +166,15 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     }
     runtime.shutdown_background();
     result.map_err(|e| Refusal::of_io("serving the mount", &e))
+}
+
+/// Opens the request that the keeper holds, under a name of our own. Where that fails the name stays, and opening the source
+/// says so: a request that cannot be read is never none.
+fn hold_request(config: &mut ServerConfig, path: PathBuf) -> Option<File> {
+    let held = File::open(&path).map_err(|error| tracing::warn!(%error, "cannot open the held request")).ok();
+    let name = held.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
+    config.credentials.request = Some(name.unwrap_or(path));
+    held
 }
 
 /// Takes the address of the metrics. One that cannot be had refuses the mount, now and not when somebody misses them; but a
