@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+mod asked;
 pub mod error;
 mod hardening;
 mod keeper;
@@ -222,7 +223,7 @@ fn check(mut request: MountRequest) -> Result<MountRequest, MountError> {
         *path = absolute(path)?;
     }
     let credentials = &mut server.credentials;
-    for path in credentials.request.as_mut() {
+    if let Some(path) = &mut credentials.request {
         *path = absolute(path)?;
     }
     if let Some(plugin) = &credentials.plugin {

@@ -375,11 +375,6 @@ pub(super) struct CacheGcArgs {
 }
 
 impl Command {
-    /// The platform that was asked for.
-    pub(super) fn platform(&self) -> Option<&Platform> {
-        self.source().and_then(|source| source.platform.as_ref())
-    }
-
     /// The arguments about sources, of commands that may reach one.
     pub(super) fn source(&self) -> Option<&SourceArgs> {
         self.parts().1

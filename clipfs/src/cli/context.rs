@@ -1,17 +1,21 @@
 //! What every command works with: settings, platform, and the way from an argument to an opened index.
 
 use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::args::SourceArgs;
 use super::failure::Failure;
 use super::progress;
+use super::request::Request;
 use crate::build::{self, BuildOptions};
 use crate::config::Settings;
-use crate::credentials::{Anonymous, CredentialProvider};
+use crate::credentials::{CredentialProvider, CredentialSource, PluginSpec, exec};
 use crate::index::ClipIndex;
+use crate::mount::harden;
 use crate::oci::{Digest, ImageSpec, Platform};
 use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage};
 
@@ -30,6 +34,10 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) platform: Platform,
     pub(super) credentials: Arc<dyn CredentialProvider>,
+    /// Where its answers come from, to be told to other processes.
+    pub(super) source: CredentialSource,
+    /// The request, where it is in memory only.
+    pub(super) held_request: Option<OwnedFd>,
 }
 
 /// An `IMAGE|FILE.clip` argument.
@@ -64,9 +72,26 @@ pub(super) struct OpenedImage {
 }
 
 impl Context {
-    pub(super) fn new(settings: Settings, platform: Option<&Platform>) -> Self {
-        let platform = platform.cloned().unwrap_or_else(Platform::host);
-        Self { settings, platform, credentials: Arc::new(Anonymous) }
+    /// Opens the source of credentials, for commands that may need one: what is wrong with it is told before anything else
+    /// is done. Blocking.
+    pub(super) fn new(settings: Settings, args: Option<&SourceArgs>) -> Result<Self, Failure> {
+        let platform = args.and_then(|args| args.platform.clone()).unwrap_or_else(Platform::host);
+        let (mut source, mut held_request) = (CredentialSource::default(), None);
+        if let Some(args) = args {
+            let request = args.request.as_deref();
+            if request.is_some() || settings.credential_plugin.is_some() {
+                harden();
+            }
+            source.plugin = settings.credential_plugin.as_ref().map(find_plugin).transpose()?;
+            source.plugin_env.clone_from(&settings.credential_plugin_env);
+            source.endpoints = settings.endpoints.clone();
+            if let Some(request) = request.map(Request::take).transpose()? {
+                source.request = Some(request.path);
+                held_request = request.held;
+            }
+        }
+        let credentials = source.open()?;
+        Ok(Self { settings, platform, credentials, source, held_request })
     }
 
     /// How registries are reached.
@@ -192,6 +217,19 @@ impl Context {
             _ => None,
         }
     }
+}
+
+/// A plugin by its absolute path: bare names of programs are looked for now, so that every later process runs the same one.
+fn find_plugin(plugin: &PluginSpec) -> Result<PluginSpec, Failure> {
+    let path = match plugin {
+        PluginSpec::Clipfs(path) | PluginSpec::Docker(path) | PluginSpec::Kubelet(path) => {
+            exec::find_program(path)?
+        }
+        PluginSpec::DockerConfig(path) | PluginSpec::ContainersAuth(path) => {
+            std::path::absolute(path).map_err(|source| Failure::Create { path: path.clone(), source })?
+        }
+    };
+    Ok(plugin.with_path(path))
 }
 
 /// A reference with the digest of its manifest: what was meant and what it is.
