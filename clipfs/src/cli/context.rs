@@ -111,6 +111,13 @@ impl Context {
         Ok(ImageSource::open(spec, self.registry_options()).await?)
     }
 
+    /// Finds an image, and asks for its credentials at the same time: those that cannot be used are an error even where the
+    /// registry would let us in without any.
+    pub(super) async fn resolve(&self, source: &ImageSource) -> Result<ResolvedImage, RegistryError> {
+        let (resolved, ()) = tokio::try_join!(source.resolve(&self.platform), source.authenticate())?;
+        Ok(resolved)
+    }
+
     /// Where the index of an image is kept.
     pub(super) fn cached_index(&self, manifest: &Digest) -> PathBuf {
         self.settings.cache_dir.join("index").join(format!("{manifest}.clip"))
@@ -201,7 +208,7 @@ impl Context {
 
     async fn open_image(&self, spec: &ImageSpec) -> Result<OpenedImage, Failure> {
         let source = self.source(spec).await?;
-        let (path, index) = match source.resolve(&self.platform).await {
+        let (path, index) = match self.resolve(&source).await {
             Ok(image) => self.index_of(&source, &image).await?,
             Err(error) => self.offline(spec, &error).ok_or(error)?,
         };
@@ -213,10 +220,16 @@ impl Context {
     /// tag may have moved.
     pub(super) fn offline(&self, spec: &ImageSpec, error: &RegistryError) -> Option<(PathBuf, ClipIndex)> {
         match spec {
-            ImageSpec::Registry(reference) if !error.is_permanent() => self.find_cached(&reference.digest?),
+            ImageSpec::Registry(reference) if is_away(error) => self.find_cached(&reference.digest?),
             _ => None,
         }
     }
+}
+
+/// Whether a registry is away now, as opposed to refusing us. Credentials that cannot be had are no such absence: who may not
+/// ask the registry gets nothing from the cache instead.
+pub(super) fn is_away(error: &RegistryError) -> bool {
+    !error.is_permanent() && !matches!(error, RegistryError::Credentials(_))
 }
 
 /// A plugin by its absolute path: bare names of programs are looked for now, so that every later process runs the same one.

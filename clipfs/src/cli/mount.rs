@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::args::{MountArgs, StatusArgs, UmountArgs};
-use super::context::{Context, Target, pinned_name};
+use super::context::{Context, Target, is_away as is_away_from, pinned_name};
 use super::failure::Failure;
 use super::output::{Output, size};
 use super::time;
@@ -88,14 +88,14 @@ async fn resolve(
 ) -> Result<ResolvedImage, Failure> {
     let limit = context.settings.mount_timeout.0;
     let timeout = || Failure::Timeout { image: spec.to_string(), seconds: limit.as_secs() };
-    let resolved = tokio::time::timeout(limit, within(limit, source.resolve(&context.platform))).await;
+    let resolved = tokio::time::timeout(limit, within(limit, context.resolve(source))).await;
     Ok(resolved.map_err(|_| timeout())??)
 }
 
 /// Whether a mount may go on without its registry: it is away now, as opposed to refusing us.
 fn is_away(failure: &Failure) -> bool {
     match failure {
-        Failure::Registry(error) => !error.is_permanent(),
+        Failure::Registry(error) => is_away_from(error),
         Failure::Timeout { .. } => true,
         _ => false,
     }
@@ -301,6 +301,8 @@ mod tests {
         assert!(is_away(&Failure::Registry(away)));
         assert!(is_away(&Failure::Timeout { image: "i".into(), seconds: 1 }));
         assert!(!is_away(&Failure::Registry(denied)));
+        let asleep = crate::credentials::CredentialError::Unavailable("the plugin".into());
+        assert!(!is_away(&Failure::Registry(asleep.into())), "credentials that cannot be had are told");
         assert!(!is_away(&Failure::Registry(RegistryError::NotFound("i".into()))));
     }
 

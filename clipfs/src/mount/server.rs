@@ -342,7 +342,9 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     if adopted {
         return Ok(State::Ok);
     }
-    match tokio::time::timeout(CHECK_TIMEOUT, source.check(digest)).await {
+    // Together: credentials are asked for while the registry says that it wants them.
+    let checked = async { tokio::try_join!(source.check(digest), source.authenticate()).map(drop) };
+    match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
         Ok(Ok(())) => Ok(State::Ok),
         Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
             let code = exit::registry(&error);
