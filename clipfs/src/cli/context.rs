@@ -13,7 +13,7 @@ use super::progress;
 use super::request::Request;
 use crate::build::{self, BuildOptions};
 use crate::config::Settings;
-use crate::credentials::{CredentialProvider, CredentialSource, PluginSpec, exec};
+use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec};
 use crate::index::ClipIndex;
 use crate::mount::harden;
 use crate::oci::{Digest, ImageSpec, Platform};
@@ -90,7 +90,17 @@ impl Context {
                 held_request = request.held;
             }
         }
-        let credentials = source.open()?;
+        let credentials = source.open().map_err(|error| match (error, &source.request, args) {
+            // By the name that it was given by.
+            (CredentialError::Malformed(text), Some(path), Some(SourceArgs { request: Some(named), .. }))
+                if held_request.is_some() =>
+            {
+                let named = if named == Path::new("-") { Path::new("standard input") } else { named };
+                let text = text.replace(&path.display().to_string(), &named.display().to_string());
+                CredentialError::Malformed(text)
+            }
+            (error, ..) => error,
+        })?;
         Ok(Self { settings, platform, credentials, source, held_request })
     }
 
@@ -197,7 +207,9 @@ impl Context {
                 let (source, name) = match image {
                     Some(image) => {
                         let spec = ImageSpec::parse(image)?;
-                        (Some(self.source(&spec).await?), pinned_name(&spec, &index.manifest_digest()))
+                        let source = self.source(&spec).await?;
+                        source.authenticate().await?;
+                        (Some(source), pinned_name(&spec, &index.manifest_digest()))
                     }
                     None => (None, index.manifest_digest().to_string()),
                 };
