@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
@@ -16,6 +17,7 @@ pub mod kubelet;
 pub mod plugin;
 pub mod provider;
 pub mod request;
+mod scrub;
 pub mod source;
 
 pub use provider::{Anonymous, CredentialProvider, Static};

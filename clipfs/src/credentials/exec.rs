@@ -274,7 +274,7 @@ async fn exchange(run: &Run<'_>, place: SemaphorePermit<'static>) -> Result<Ran,
 }
 
 fn size(bytes: usize) -> String {
-    if bytes % 1024 == 0 { format!("{} KiB", bytes / 1024) } else { format!("{bytes} bytes") }
+    if bytes.is_multiple_of(1024) { format!("{} KiB", bytes / 1024) } else { format!("{bytes} bytes") }
 }
 
 fn cannot_start(program: &Path, error: &io::Error) -> CredentialError {
@@ -409,3 +409,6 @@ fn no_cores() {
         }
     });
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,29 +1,55 @@
 //! Answers from the request in this process, by the library of `credplugin`.
 
-use credplugin::Endpoints;
+use std::sync::Arc;
+
+use credplugin::{Ask, Endpoints};
 
 use super::provider::AnswerFuture;
-use super::request::RequestFile;
-use super::{CredentialError, CredentialProvider, CredentialRequest};
+use super::request::{ReadRequest, RequestFile};
+use super::{CredentialError, CredentialProvider, CredentialRequest, answered};
 
 /// The request's own credentials, without running anything.
 #[derive(Debug)]
 pub struct InProcess {
-    request: RequestFile,
+    request: Arc<RequestFile>,
     endpoints: Endpoints,
 }
 
 impl InProcess {
     /// Over a request's file.
     #[must_use]
-    pub const fn new(request: RequestFile, endpoints: Endpoints) -> Self {
-        Self { request, endpoints }
+    pub fn new(request: RequestFile, endpoints: Endpoints) -> Self {
+        Self { request: Arc::new(request), endpoints }
     }
+}
+
+/// Reads a request off the threads that drive connections.
+pub(super) async fn read(request: &Arc<RequestFile>) -> Result<ReadRequest, CredentialError> {
+    let request = Arc::clone(request);
+    tokio::task::spawn_blocking(move || request.read())
+        .await
+        .map_err(|_| CredentialError::Unavailable("the container request was not read".into()))?
 }
 
 impl CredentialProvider for InProcess {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
-        let _ = (&self.request, &self.endpoints, request);
-        Box::pin(async { Err(CredentialError::Broken("not built".into())) })
+        Box::pin(async move {
+            let read = read(&self.request).await?;
+            let ask = Ask {
+                image: request.image.clone(),
+                registry: request.registry.clone(),
+                scope: request.scope.clone(),
+            };
+            match credplugin::answer(&read.request, &ask, &self.endpoints).await {
+                Ok(answer) => answered::accept(&request.registry, answer),
+                Err(error) => {
+                    Err(answered::failure(error.code, &request.registry, error.message, error.retry_after))
+                }
+            }
+        })
+    }
+
+    fn version(&self) -> u64 {
+        self.request.version()
     }
 }
