@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-<<<<<<< HEAD
 mod answered;
-=======
 use crate::oci::reference::Reference;
 
->>>>>>> w/helpers
 pub mod config_file;
 pub mod docker;
 pub mod exec;
