@@ -37,7 +37,7 @@ pub fn recognise(bytes: &[u8]) -> Result<Document, Error> {
     if !fields.has("kind") && !fields.has("apiVersion") {
         return Ok(Document::Container);
     }
-    match fields.string("kind")?.as_deref() {
+    match fields.string("kind")? {
         Some(clipfs::REQUEST_KIND) => clipfs::CredentialRequest::of(&fields).map(Document::Credential),
         Some(kubelet::REQUEST_KIND) => kubelet::Request::of(&fields).map(Document::Kubelet),
         _ => Err(Error::bad_request(

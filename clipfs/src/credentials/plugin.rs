@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use credplugin::protocol::clipfs::{self, MAX_REPLY, Reply, ReplyError};
-use credplugin::{Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials};
+use credplugin::{
+    Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials, parse_credentials_at,
+};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -88,7 +90,7 @@ impl ClipfsPlugin {
             image: asked.image.clone(),
             registry: asked.registry.clone(),
             scope: asked.scope.clone(),
-            endpoints: self.endpoints.clone(),
+            endpoints: Some(self.endpoints.clone()),
             container_request,
         };
         question.write().map_err(|error| CredentialError::Malformed(error.message))
@@ -176,8 +178,12 @@ impl Reading<'_> {
         };
         let image = parse_credentials(request.image_credentials.expose_secret()).map_err(malformed)?;
         if let Some(image) = image {
-            let public = image.kind == Some(CredentialType::Public) && image.credentials.0.is_empty();
-            return if public { Ok(()) } else { Err(refused("image_credentials")) };
+            let named_none = matches!(image.kind, None | Some(CredentialType::Public));
+            return if named_none && image.credentials.is_empty() {
+                Ok(())
+            } else {
+                Err(refused("image_credentials"))
+            };
         }
         let build =
             parse_credentials(request.build_registry_credentials.expose_secret()).map_err(malformed)?;

@@ -69,12 +69,16 @@ impl RequestFile {
     /// # Errors
     /// As [`RequestFile::open`].
     pub fn read(&self) -> Result<ReadRequest, CredentialError> {
+        self.read_twice(|| std::thread::sleep(REWRITE_PAUSE))
+    }
+
+    fn read_twice(&self, pause: impl FnOnce()) -> Result<ReadRequest, CredentialError> {
         match self.attempt() {
             Ok((request, false)) => return Ok(request),
             // Written while it was read.
             Ok((_, true)) | Err(_) => {}
         }
-        std::thread::sleep(REWRITE_PAUSE);
+        pause();
         self.attempt().map(|(request, _)| request)
     }
 
@@ -171,4 +175,4 @@ pub(super) fn version_of(path: &Path) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

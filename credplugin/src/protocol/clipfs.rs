@@ -112,7 +112,7 @@ impl CredentialRequest {
 
     pub(super) fn of(fields: &Fields) -> Result<Self, Error> {
         fields.version(API_VERSION)?;
-        let text = |key| Ok(fields.string(key)?.unwrap_or_default());
+        let text = |key| Ok(fields.string(key)?.unwrap_or_default().to_owned());
         Ok(Self {
             image: text("image")?,
             registry: text("registry")?,
@@ -235,22 +235,30 @@ pub fn write_error(error: &Error) -> Vec<u8> {
     serde_json::to_vec(&wire).unwrap_or_default()
 }
 
+/// [`parse_answer_at`] now.
+///
+/// # Errors
+/// See [`ReplyError`].
+pub fn parse_answer(bytes: &[u8]) -> Result<Reply, ReplyError> {
+    parse_answer_at(bytes, SystemTime::now())
+}
+
 /// Reads what a plugin wrote; `now` turns `expiresAt` into a remaining life. Who asked still checks the registry, and caps the life.
 ///
 /// # Errors
 /// See [`ReplyError`].
-pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
+pub fn parse_answer_at(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
     let malformed = |text: String| ReplyError::Malformed(text);
     let fields = Fields::parse(bytes, MAX_REPLY).map_err(|e| malformed(e.message))?;
     let text = |key: &str| fields.string(key).map_err(|e| malformed(e.message));
     let needed = |key: &str| text(key)?.ok_or_else(|| malformed(format!("{key}: not found or empty")));
     fields.version(API_VERSION).map_err(|e| malformed(e.message))?;
-    match needed("kind")?.as_str() {
+    match needed("kind")? {
         RESPONSE_KIND => {}
         ERROR_KIND => return Ok(Reply::Error(refusal(&fields)?)),
         _ => return Err(malformed(format!("kind: neither {RESPONSE_KIND} nor {ERROR_KIND}"))),
     }
-    let registry = needed("registry")?;
+    let registry = needed("registry")?.to_owned();
     // What ends up in a header has no line ends, or it would be two headers.
     let secret = |key: &str| {
         let value = needed(key)?;
@@ -260,10 +268,10 @@ pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
         Ok(value)
     };
     let token = || secret("token").map(SecretString::from);
-    let scheme = match needed("scheme")?.as_str() {
+    let scheme = match needed("scheme")? {
         "None" => Scheme::None,
         "Basic" => {
-            let username = secret("username")?;
+            let username = secret("username")?.to_owned();
             if username.contains(':') {
                 return Err(malformed("username: has a colon".into()));
             }
@@ -276,7 +284,7 @@ pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
     let valid_for = match text("expiresAt")? {
         None => None,
         Some(end) => {
-            let end = OffsetDateTime::parse(&end, &Rfc3339)
+            let end = OffsetDateTime::parse(end, &Rfc3339)
                 .map_err(|_| malformed("expiresAt: not a time of RFC 3339".into()))?;
             match (end - OffsetDateTime::from(now)).try_into() {
                 Ok(life) if life > Duration::ZERO => Some(life),
@@ -293,12 +301,15 @@ pub fn parse_reply(bytes: &[u8], now: SystemTime) -> Result<Reply, ReplyError> {
 fn refusal(fields: &Fields) -> Result<Error, ReplyError> {
     let text = |key: &str| fields.string(key).map_err(|e| ReplyError::Malformed(e.message));
     let code = text("code")?.ok_or_else(|| ReplyError::Malformed("code: not found or empty".into()))?;
-    let message = text("message")?.unwrap_or_else(|| "no reason given".into());
+    let message = text("message")?.unwrap_or("no reason given");
     let retry_after = fields.millis("retryAfterMs").map_err(|e| ReplyError::Malformed(e.message))?;
     Ok(Error {
         // A word of a later version is a failure all the same.
-        code: Code::of_word(&code).unwrap_or(Code::Internal),
+        code: Code::of_word(code).unwrap_or(Code::Internal),
         message: message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect(),
         retry_after,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,11 +38,9 @@ pub struct Request {
 impl Request {
     pub(super) fn of(fields: &Fields) -> Result<Self, Error> {
         fields.version(API_VERSION)?;
-        let image = fields.string("image")?.unwrap_or_default();
-        if image.is_empty() {
-            return Err(Error::bad_request("image", "not found or empty"));
-        }
-        Ok(Self { image })
+        let image =
+            fields.string("image")?.ok_or_else(|| Error::bad_request("image", "not found or empty"))?;
+        Ok(Self { image: image.to_owned() })
     }
 }
 
