@@ -215,7 +215,8 @@ pub fn write_answer(answer: &Answer, now: SystemTime) -> Result<Zeroizing<Vec<u8
 
 fn expiry(now: SystemTime, life: Duration) -> Result<String, Error> {
     let beyond = || bug("the credential's end is beyond the calendar");
-    let end = OffsetDateTime::from(now.checked_add(life).ok_or_else(beyond)?);
+    let life = time::Duration::try_from(life).map_err(|_| beyond())?;
+    let end = OffsetDateTime::from(now).checked_add(life).ok_or_else(beyond)?;
     // Milliseconds are plenty, and rounding down errs on the safe side.
     let end = end.replace_millisecond(end.millisecond()).map_err(|_| beyond())?;
     end.format(&Rfc3339).map_err(|_| beyond())
