@@ -23,7 +23,7 @@ mod failure;
 mod reply;
 mod scrub;
 
-pub(crate) use reply::Reply;
+pub(crate) use reply::{Reply, is_token};
 pub(crate) use scrub::Secrets;
 
 /// Longest wait for a connection, its name and TLS included.

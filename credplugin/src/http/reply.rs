@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
-use serde::de::DeserializeOwned;
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::Secrets;
+use super::{MAX_BODY, Secrets};
+use crate::json::{self, Kind};
 use crate::{Code, Error};
 
 /// Longest `Retry-After` that is passed on; "in ten years" is not.
@@ -95,8 +96,20 @@ impl Reply {
     ///
     /// # Errors
     /// [`Code::Unavailable`]. What the parser says is left out: it quotes values.
-    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|_| self.odd("its answer is not the JSON that was asked for"))
+    pub(crate) fn document(&self) -> Result<json::Value, Error> {
+        let document = json::parse(&self.body, MAX_BODY, "").ok();
+        document
+            .filter(|document| matches!(document.kind(), Kind::Object(_)))
+            .ok_or_else(|| self.odd("its answer is not the JSON that was asked for"))
+    }
+
+    /// A token in it: not empty, and nothing in it that a header cannot hold.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`].
+    pub(crate) fn token(&self, document: &json::Value, name: &str) -> Result<SecretString, Error> {
+        let token = document.get(name).and_then(text).filter(|token| is_token(token));
+        token.map(SecretString::from).ok_or_else(|| self.odd(&format!("its answer has no usable {name}")))
     }
 
     /// A success that cannot be used.
@@ -136,17 +149,31 @@ impl Reply {
 
     /// Code and description of a refusal, in the dialects of OAuth2, Amazon, Google and registries.
     fn refusal(&self) -> (Option<String>, Option<String>) {
-        let Ok(body) = serde_json::from_slice::<serde_json::Value>(&self.body) else { return (None, None) };
-        let text = |value: &serde_json::Value, names: &[&str]| {
-            names.iter().find_map(|name| value.get(name)?.as_str().map(str::to_owned))
+        let Ok(body) = json::parse(&self.body, MAX_BODY, "") else { return (None, None) };
+        let said = |value: &json::Value, names: &[&str]| {
+            names.iter().find_map(|name| value.get(name).and_then(text).map(str::to_owned))
         };
-        let inner = match body.get("errors").and_then(|errors| errors.get(0)) {
-            Some(first) => first,
-            None => body.get("error").filter(|error| error.is_object()).unwrap_or(&body),
+        let inner = match (body.get("errors").map(json::Value::kind), body.get("error")) {
+            (Some(Kind::Array(errors)), _) if !errors.is_empty() => &errors[0],
+            (_, Some(error)) if matches!(error.kind(), Kind::Object(_)) => error,
+            _ => &body,
         };
-        let code = text(inner, &["error", "__type", "status", "code"]).and_then(|code| word(&code));
-        (code, text(inner, &["error_description", "message", "Message"]))
+        let code = said(inner, &["error", "__type", "status", "code"]).and_then(|code| word(&code));
+        (code, said(inner, &["error_description", "message", "Message"]))
     }
+}
+
+/// A string.
+fn text(value: &json::Value) -> Option<&str> {
+    match value.kind() {
+        Kind::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Whether a token fits into a header.
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|character: char| character.is_control())
 }
 
 /// `com.amazonaws.ecr#AccessDeniedException:http://…` → `AccessDeniedException`; `None` = nothing left.
@@ -254,12 +281,15 @@ mod tests {
 
     #[test]
     fn parsing_quotes_nothing() {
-        #[derive(Debug, serde::Deserialize)]
-        struct Document {
-            _number: u8,
+        for body in [r#"{"token":"pl4nted-token""#, r#""pl4nted-token""#, r#"["pl4nted-token"]"#, ""] {
+            let message = reply(200, &[], body).document().unwrap_err().message;
+            assert_eq!(message, "sts.example.com: its answer is not the JSON that was asked for");
         }
-        let reply = reply(200, &[], r#"{"_number":"pl4nted-token"}"#);
-        let message = reply.parse::<Document>().unwrap_err().message;
-        assert_eq!(message, "sts.example.com: its answer is not the JSON that was asked for");
+        for body in [r#"{"token":7}"#, r#"{"token":""}"#, r#"{"token":"pl4nted-\r\n"}"#, r#"{}"#] {
+            let reply = reply(200, &[], body);
+            let error = reply.token(&reply.document().unwrap(), "token").unwrap_err();
+            assert_eq!(error.message, "sts.example.com: its answer has no usable token", "{body}");
+            assert_eq!(error.code, Code::Unavailable);
+        }
     }
 }
