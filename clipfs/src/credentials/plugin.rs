@@ -12,10 +12,9 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use credplugin::image_credentials::parse_credentials_at;
 use credplugin::protocol::clipfs::{self, MAX_REPLY, Reply, ReplyError};
-use credplugin::{
-    Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials, parse_credentials_at,
-};
+use credplugin::{Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -121,7 +120,7 @@ impl Reading<'_> {
     fn read(&self, ran: &Ran, now: SystemTime) -> Result<Answer, CredentialError> {
         ran.check_end(self.program)?;
         let ended_well = ran.status.success();
-        match clipfs::parse_reply(&ran.output, now) {
+        match clipfs::parse_answer_at(&ran.output, now) {
             Ok(Reply::Answer(_)) | Err(ReplyError::Expired { .. }) if !ended_well => {
                 Err(self.broken(&format!("answered, and ended with {}", end(ran.status))))
             }

@@ -211,14 +211,14 @@ async fn refusals_are_told_without_secrets() {
     for (word, exit, is_right) in table {
         let fields = serde_json::json!({
             "code": word, "retryAfterMs": 1500,
-            "message": "no: pl4nted-user and\npl4nted-password, cGw0bnRlZC1wYXNzd29yZA==, said r.example.com",
+            "message": "no:\tpl4nted-user and pl4nted-password, cGw0bnRlZC1wYXNzd29yZA==, said r.example.com",
         });
         let document = document("Error", &fields);
         let plugin = bench.plugin(&says(&document, exit), Some(&request_json("pl4nted-password")));
         let error = bench.ask(&plugin).await.unwrap_err();
         assert!(is_right(&error), "{word}: {error:?}");
         let text = error.to_string();
-        assert!(text.contains("no: […] and […], […], said r.example.com"), "{text}");
+        assert!(text.contains("no:[…] and […], […], said r.example.com"), "{text}");
         assert!(text.contains("plugin-"), "names the program: {text}");
     }
 }
