@@ -121,11 +121,12 @@ impl Context {
         Ok(ImageSource::open(spec, self.registry_options()).await?)
     }
 
-    /// Finds an image, and asks for its credentials at the same time: those that cannot be used are an error even where the
-    /// registry would let us in without any.
+    /// Finds an image. Its credentials are asked for first: those that cannot be used are an error before anything is sent,
+    /// even where the registry would let us in without any. That costs no round trip: they would be asked for after the
+    /// registry's challenge otherwise.
     pub(super) async fn resolve(&self, source: &ImageSource) -> Result<ResolvedImage, RegistryError> {
-        let (resolved, ()) = tokio::try_join!(source.resolve(&self.platform), source.authenticate())?;
-        Ok(resolved)
+        source.authenticate().await?;
+        source.resolve(&self.platform).await
     }
 
     /// Where the index of an image is kept.

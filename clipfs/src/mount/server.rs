@@ -342,8 +342,11 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     if adopted {
         return Ok(State::Ok);
     }
-    // Together: credentials are asked for while the registry says that it wants them.
-    let checked = async { tokio::try_join!(source.check(digest), source.authenticate()).map(drop) };
+    // Credentials that cannot be used are told even if the registry wants none.
+    let checked = async {
+        source.authenticate().await?;
+        source.check(digest).await
+    };
     match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
         Ok(Ok(())) => Ok(State::Ok),
         Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {

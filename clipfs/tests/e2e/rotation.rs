@@ -44,8 +44,9 @@ fn read_piece(file: &fs::File, offset: u64, len: usize) -> std::io::Result<()> {
 
 #[test]
 fn tokens_that_live_two_seconds_are_renewed_once_each() {
-    const SIZE: u64 = 48 * MIB;
+    const SIZE: u64 = 64 * MIB;
     const READERS: u64 = 50;
+    const TIME: Duration = Duration::from_secs(10);
     let life = Duration::from_secs(2);
     let mut sandbox = Sandbox::new();
     let password = secret("short tokens");
@@ -55,8 +56,10 @@ fn tokens_that_live_two_seconds_are_renewed_once_each() {
     let index = sandbox.path("big.clip").display().to_string();
     let with = ["--request", file.to_str().unwrap()];
     sandbox.ok([&["index", &image, "-o", &index], &with[..]].concat());
-    let mountpoint = sandbox.mount(&image, &[&with[..], &["--index", &index]].concat());
-    registry.shape(Shaping { bandwidth: Some(4 * MIB), ..Shaping::default() });
+    // Nothing stays in the cache: every read asks the registry.
+    let small = ["--index", &index, "--memory", "1MiB", "--cache-size", "1MiB"];
+    let mountpoint = sandbox.mount(&image, &[&with[..], &small].concat());
+    registry.shape(Shaping { rtt: Duration::from_millis(20), bandwidth: Some(24 * MIB), ..Shaping::default() });
     let (issued, start) = (registry.tokens_issued(), Instant::now());
     let failed = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -64,12 +67,11 @@ fn tokens_that_live_two_seconds_are_renewed_once_each() {
             let (mountpoint, failed) = (&mountpoint, &failed);
             scope.spawn(move || {
                 let file = fs::File::open(mountpoint.join("big")).unwrap();
-                // Each begins elsewhere, and all read everything.
-                for n in 0..SIZE / MIB {
-                    let offset = (n + reader * (SIZE / MIB) / READERS) % (SIZE / MIB) * MIB;
-                    if let Err(error) = read_piece(&file, offset, 1 << 20) {
+                let mut rng = fixtures::rng::SplitMix64::new(reader);
+                while start.elapsed() < TIME {
+                    let offset = rng.below(SIZE - 4096);
+                    if read_piece(&file, offset, 4096).is_err() {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        assert!(failed.load(Ordering::Relaxed) > 1000, "{error} at {offset}");
                     }
                 }
             });
@@ -77,10 +79,9 @@ fn tokens_that_live_two_seconds_are_renewed_once_each() {
     });
     let (took, calls) = (start.elapsed(), registry.tokens_issued() - issued);
     assert_eq!(failed.load(Ordering::Relaxed), 0);
-    assert!(took > 3 * life, "{took:?} says nothing about renewals");
-    // One for each life that has begun, and one that a request under way may have cost.
+    // One for each life that has begun: the registry says when a token has ended, for the answer's word is never below a minute.
     let lives = u64::try_from(took.as_millis() / life.as_millis()).unwrap() + 1;
-    assert!((2..=lives + 1).contains(&calls), "{calls} token calls in {took:?}");
+    assert!((3..=lives).contains(&calls), "{calls} token calls in {took:?}");
     assert_eq!(sandbox.status(&mountpoint)["read_errors"], 0);
 }
 
