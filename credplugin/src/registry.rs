@@ -123,8 +123,8 @@ fn name(text: &str) -> Result<String, Error> {
         return Err(user_information());
     }
     let text = text.to_ascii_lowercase();
-    let (host, suffix) = if text.starts_with('[') {
-        let (literal, rest) = text[1..].split_once(']').ok_or_else(|| malformed("its address has no ]"))?;
+    let (host, suffix) = if let Some(text) = text.strip_prefix('[') {
+        let (literal, rest) = text.split_once(']').ok_or_else(|| malformed("its address has no ]"))?;
         let address: Ipv6Addr = literal.parse().map_err(|_| malformed("its address is not one of IPv6"))?;
         let suffix = match rest.strip_prefix(':') {
             None if rest.is_empty() => None,

@@ -5,7 +5,7 @@
 //! type's zero is the same, and is left out of [`ContainerRequest::to_json`]; only where Go has a pointer, here is an `Option`.
 //! Wrong types are refused with their path. Unknown fields, also of the objects inside, are kept and written again.
 //!
-//! One table ([`record!`]) says what there is; reading, writing and `Debug` follow from it.
+//! One table (`record!`) says what there is; reading, writing and `Debug` follow from it.
 
 mod field;
 
