@@ -1,7 +1,7 @@
 //! Runs a plugin: bounded input, output and time; killed as a group; its words never logged.
 //!
 //! What a plugin gets: the given environment and no other, `/` as its directory, three descriptors (input, output, `/dev/null` as
-//! standard error: its content could hold secrets), default signals, no core dumps, a process group of its own. At most
+//! standard error: its content could hold secrets; all that this process opens is closed on exec), default signals, no core dumps, a process group of its own. At most
 //! [`MAX_RUNNING`] run at a time. There is one thread for each, which starts it, waits for it and reaps it; so that whatever
 //! becomes of the caller (an error, the time limit, a dropped future) the group is killed while its leader's number cannot
 //! have been given to anybody else, and nothing is left behind as a zombie.

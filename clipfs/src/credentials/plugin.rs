@@ -184,8 +184,8 @@ impl Reading<'_> {
                 Err(refused("image_credentials"))
             };
         }
-        let build =
-            parse_credentials(request.build_registry_credentials.expose_secret()).map_err(malformed)?;
+        let build = request.build_registry_credentials.expose_secret();
+        let build = parse_credentials_at("build_registry_credentials", build).map_err(malformed)?;
         let ours = build
             .and_then(|build| build.registry)
             .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));

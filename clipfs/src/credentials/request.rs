@@ -73,10 +73,9 @@ impl RequestFile {
     }
 
     fn read_twice(&self, pause: impl FnOnce()) -> Result<ReadRequest, CredentialError> {
-        match self.attempt() {
-            Ok((request, false)) => return Ok(request),
-            // Written while it was read.
-            Ok((_, true)) | Err(_) => {}
+        // `true` = written while it was read.
+        if let Ok((request, false)) = self.attempt() {
+            return Ok(request);
         }
         pause();
         self.attempt().map(|(request, _)| request)

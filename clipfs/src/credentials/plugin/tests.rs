@@ -190,7 +190,8 @@ async fn anonymous_only_where_the_request_is() {
 #[tokio::test]
 async fn refusals_are_told_without_secrets() {
     let bench = Bench::new();
-    let table: [(&str, u8, fn(&CredentialError) -> bool); 8] = [
+    type Check = fn(&CredentialError) -> bool;
+    let table: [(&str, u8, Check); 8] = [
         ("usage", 64, |e| matches!(e, CredentialError::Broken(_))),
         ("bad_request", 65, |e| matches!(e, CredentialError::Malformed(_))),
         (

@@ -140,7 +140,7 @@ fn replies_that_are_none_name_the_path_and_no_value() {
         (basic(r#""u""#, "4711"), "password"),
         (basic(r#""u""#, r#"["pl4nted-p"]"#), "password"),
         (format!("{} x", basic(r#""u""#, r#""pl4nted-p""#)), "document"),
-        (response(r#""registry":"r","scheme":"None","scheme":"Basic""#), "scheme"),
+        (response(r#""registry":"r","scheme":"None","scheme":"Basic""#), "document.scheme"),
         (response(&format!(r#""x":{}"#, "[".repeat(100_000))), "document"),
         (" ".repeat(MAX_REPLY + 1), "document"),
     ];
