@@ -8,22 +8,21 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-mod answered;
 use crate::oci::reference::Reference;
 
+mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
 pub mod in_process;
+mod json;
 pub mod kubelet;
 pub mod plugin;
 pub mod provider;
 pub mod request;
 mod scrub;
-pub mod source;
-
-mod json;
 mod server;
+pub mod source;
 mod value;
 
 pub use json::Fault;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::exec::{self, Ran, Run};
-use super::json::{self, Fault, Value};
+use super::json::{self, Fault};
 use super::provider::{Answer, AnswerFuture};
 use super::server::{Server, docker_server, fold};
 use super::{CredentialError, CredentialProvider, CredentialRequest, value};
@@ -111,13 +111,11 @@ fn refusal(output: &[u8], code: Option<i32>, source: &str, registry: &str) -> Cr
 /// `{"ServerURL", "Username", "Secret"}`; in any case and with further members, as Docker's decoder has it.
 fn parse_answer(output: &[u8], source: &str, registry: &str) -> Result<Answer, CredentialError> {
     let broken = |fault: Fault| CredentialError::Broken(format!("{source} answered nonsense: {fault}"));
-    let document = json::parse(output).map_err(broken)?;
-    let Value::Object(members) = &document else {
-        return Err(broken(Fault::new("", "the answer is no object")));
-    };
+    let document = json::parse(output, MAX_OUTPUT).map_err(broken)?;
+    let members = json::members(&document, "").map_err(broken)?;
     let text = |name: &str| {
         let mut found = members.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        let value = found.next().map_or(Ok(""), |(_, value)| value.text(name))?;
+        let value = found.next().map_or(Ok(""), |(_, value)| json::text(value, name))?;
         match found.next() {
             None => Ok(value),
             Some(_) => Err(Fault::new(name, "it stands there twice")),

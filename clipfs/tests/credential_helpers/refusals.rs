@@ -18,7 +18,7 @@ fn what_helpers_say_is_not_repeated() {
         ("cat; echo pl4nted-words; exit 1", "Broken: ", "exit code 1"),
         ("echo pl4nted-words >&2; exit 3", "Broken: ", "exit code 3"),
         ("echo '{\"Username\":\"u\",\"Secret\":\"pl4nted-1\"}'; exit 2", "Broken: ", "exit code 2"),
-        ("echo pl4nted-words", "Broken: ", "no JSON"),
+        ("echo pl4nted-words", "Broken: ", "expected a value"),
         (
             "echo '{\"ServerURL\":\"s.example.com\",\"Username\":\"u\",\"Secret\":\"pl4nted-1\"}'",
             "Refused: ",

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::super::json::{self, Fault, Value, member};
 use super::super::server::{DOCKER_HUB_SERVER, Server};
-use super::Flavor;
+use super::{Flavor, MAX_FILE};
 use crate::oci::reference::DOCKER_HUB;
 
 /// As lenient as Docker's decoder, and then about padding: people make these strings by hand.
@@ -66,21 +66,18 @@ pub(super) enum Place<'a> {
 /// # Errors
 /// No JSON, the same key twice, a wrong type, an `auth` that is not `user:password` in Base64, a name of a helper that is none.
 pub fn parse(bytes: &[u8], flavor: Flavor) -> Result<Document, Fault> {
-    let json = json::parse(bytes)?;
-    let Value::Object(members) = &json else {
-        return Err(Fault::new("", "the file must hold an object"));
-    };
+    let root = json::parse(bytes, MAX_FILE)?;
     let mut document = Document { flavor, auths: Vec::new(), helpers: Vec::new(), store: None };
-    for (key, value) in members {
+    for (key, value) in json::members(&root, "")? {
         match (key.as_str(), flavor) {
             ("auths", _) => {
-                for (key, value) in value.members("auths")? {
+                for (key, value) in json::members(value, "auths")? {
                     let path = member("auths", key);
                     document.auths.push((key.to_string(), Entry::parse(value, &path)?));
                 }
             }
             ("credHelpers", _) => {
-                for (key, value) in value.members("credHelpers")? {
+                for (key, value) in json::members(value, "credHelpers")? {
                     let path = member("credHelpers", key);
                     let name = helper_name(value, &path)?;
                     if name.is_empty() && flavor == Flavor::Containers {
@@ -101,7 +98,7 @@ pub fn parse(bytes: &[u8], flavor: Flavor) -> Result<Document, Fault> {
 
 /// What stands after `docker-credential-`: nothing that leads to another directory.
 fn helper_name(value: &Value, path: &str) -> Result<String, Fault> {
-    let name = value.text(path)?;
+    let name = json::text(value, path)?;
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
         return Err(Fault::new(
             path,
@@ -115,11 +112,11 @@ impl Entry {
     fn parse(value: &Value, path: &str) -> Result<Self, Fault> {
         let mut entry = Self::default();
         let mut auth = None;
-        for (key, value) in value.members(path)? {
+        for (key, value) in json::members(value, path)? {
             let path = member(path, key);
-            let text = || value.text(&path).map(|text| Zeroizing::new(text.to_owned()));
+            let text = || json::text(value, &path).map(|text| Zeroizing::new(text.to_owned()));
             match key.as_str() {
-                "auth" => auth = Some((value.text(&path)?, path.clone())),
+                "auth" => auth = Some((json::text(value, &path)?, path.clone())),
                 "username" => entry.username = text()?,
                 "password" => entry.password = text()?,
                 "identitytoken" => entry.identity_token = text()?,

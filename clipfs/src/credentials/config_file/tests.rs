@@ -186,7 +186,10 @@ fn entries() {
             r#"{"password":{"pl4nted-":1}}"#.into(),
             "fault auths[\"r.example\"].password: it must be a string, not an object",
         ),
-        (r#"{"auth":"a","auth":"b"}"#.into(), "fault auths[\"r.example\"].auth: it stands there twice"),
+        (
+            r#"{"auth":"a","auth":"b"}"#.into(),
+            "fault auths.r.example.auth: the key stands twice (at byte 43)",
+        ),
         (r#""pl4nted-1""#.into(), "fault auths[\"r.example\"]: it must be an object, not a string"),
     ];
     for (entry, expected) in table {
@@ -200,14 +203,14 @@ fn entries() {
 #[test]
 fn files_that_are_none() {
     let table = [
-        ("", "the JSON is incomplete (line 1, column 0)"),
-        ("[]", "the file must hold an object"),
+        ("", "document: it is empty"),
+        ("[]", "the document must be an object"),
         (r#"{"auths":[]}"#, "auths: it must be an object, not an array"),
         (r#"{"credHelpers":{"r":1}}"#, "credHelpers.r: it must be a string, not a number"),
         (r#"{"credsStore":"../../bin/sh"}"#, "credsStore: it must be what follows"),
         (r#"{"credHelpers":{"r":"a b"}}"#, "credHelpers.r: it must be what follows"),
         (r#"{"credsStore":"\u0000"}"#, "credsStore: it must be what follows"),
-        (r#"{"auths":{},"auths":{}}"#, "auths: it stands there twice"),
+        (r#"{"auths":{},"auths":{}}"#, "auths: the key stands twice"),
     ];
     for (text, expected) in table {
         let fault = parse(text.as_bytes(), Flavor::Docker).expect_err(text).to_string();

@@ -14,6 +14,10 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(10 * 60);
 /// Also the least that a registry token lives.
 const UNKEPT_LIFE: Duration = Duration::from_secs(60);
 
+/// For how much of its life an answer is given again. Whoever asks renews after 70 to 80 % of what is left; what is answered then
+/// must be a new one.
+const GIVEN_AGAIN: f64 = 0.7;
+
 /// Most answers that are kept: a mount has one image and few mirrors.
 const MAX_KEPT: usize = 64;
 
@@ -34,7 +38,14 @@ pub(super) struct Found {
 /// Kept answers.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    kept: HashMap<Key, (Arc<Response>, Instant)>,
+    kept: HashMap<Key, Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    response: Arc<Response>,
+    stale: Instant,
+    expires: Instant,
 }
 
 /// In the kubelet's order.
@@ -45,9 +56,8 @@ fn keys(image: &str, registry: &str) -> [Key; 3] {
 impl Cache {
     pub(super) fn get(&self, image: &str, registry: &str, now: Instant) -> Option<Found> {
         keys(image, registry).iter().find_map(|key| {
-            let (response, expires) = self.kept.get(key)?;
-            let remaining = expires.checked_duration_since(now).filter(|remaining| !remaining.is_zero())?;
-            Some(Found { response: response.clone(), remaining })
+            let kept = self.kept.get(key).filter(|kept| now < kept.stale)?;
+            Some(Found { response: kept.response.clone(), remaining: kept.expires.duration_since(now) })
         })
     }
 
@@ -63,12 +73,13 @@ impl Cache {
             CacheKeyType::Registry => Key::Registry(registry.to_owned()),
             CacheKeyType::Global => Key::Global,
         };
-        self.kept.retain(|_, (_, expires)| *expires > asked);
+        self.kept.retain(|_, kept| kept.stale > asked);
         if self.kept.len() >= MAX_KEPT {
-            let first = self.kept.iter().min_by_key(|(_, (_, expires))| *expires).map(|(key, _)| key.clone());
+            let first = self.kept.iter().min_by_key(|(_, kept)| kept.stale).map(|(key, _)| key.clone());
             first.and_then(|key| self.kept.remove(&key));
         }
-        self.kept.insert(key, (response.clone(), asked + life));
+        let stale = asked + life.mul_f64(GIVEN_AGAIN);
+        self.kept.insert(key, Kept { response: response.clone(), stale, expires: asked + life });
         Found { response, remaining: life }
     }
 
@@ -106,7 +117,7 @@ mod tests {
                 let now = asked + seconds(30);
                 let remaining = cache.get(image, registry, now).map(|found| found.remaining);
                 assert_eq!(remaining, (n < found).then_some(seconds(70)), "{kind} {image}");
-                assert!(cache.get(image, registry, asked + seconds(100)).is_none(), "{kind} {image}");
+                assert!(cache.get(image, registry, asked + seconds(71)).is_none(), "{kind} {image}");
             }
             cache.forget(asks[0].0, asks[0].1);
             assert!(cache.get(asks[0].0, asks[0].1, asked).is_none(), "{kind}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::super::json::{self, Fault, Value, member};
-use super::{API_VERSION, duration, pattern};
+use super::{API_VERSION, MAX_OUTPUT, duration, pattern};
 
 /// For what an answer may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,24 +41,21 @@ impl std::fmt::Debug for Response {
 
 impl Response {
     pub(super) fn parse(output: &[u8]) -> Result<Self, Fault> {
-        let document = json::parse(output)?;
-        if !matches!(document, Value::Object(_)) {
-            return Err(Fault::new("", "the answer is no object"));
-        }
+        let document = json::parse(output, MAX_OUTPUT)?;
         let mut api_version = "";
         let mut kind = "";
         let mut cache_key_type = "";
         let mut cache_duration = "";
         let mut auths = Vec::new();
-        for (key, value) in document.members("")? {
+        for (key, value) in json::members(&document, "")? {
             let path = member("", key);
             match key.as_str() {
-                "apiVersion" => api_version = value.text(&path)?,
-                "kind" => kind = value.text(&path)?,
-                "cacheKeyType" => cache_key_type = value.text(&path)?,
-                "cacheDuration" => cache_duration = value.text(&path)?,
+                "apiVersion" => api_version = json::text(value, &path)?,
+                "kind" => kind = json::text(value, &path)?,
+                "cacheKeyType" => cache_key_type = json::text(value, &path)?,
+                "cacheDuration" => cache_duration = json::text(value, &path)?,
                 // Of answers to service account tokens, which are not sent.
-                "serviceAccountTokenCacheType" => drop(value.text(&path)?),
+                "serviceAccountTokenCacheType" => drop(json::text(value, &path)?),
                 "auth" => auths = parse_auths(value, &path)?,
                 _ => return Err(Fault::new(path, "there is no such member")),
             }
@@ -94,14 +91,14 @@ impl Response {
 
 fn parse_auths(value: &Value, path: &str) -> Result<Vec<(String, Auth)>, Fault> {
     let mut auths = Vec::new();
-    for (key, value) in value.members(path)? {
+    for (key, value) in json::members(value, path)? {
         let path = member(path, key);
         let mut auth = Auth { username: Zeroizing::default(), password: Zeroizing::default() };
-        for (name, value) in value.members(&path)? {
+        for (name, value) in json::members(value, &path)? {
             let path = member(&path, name);
             match name.as_str() {
-                "username" => auth.username = Zeroizing::new(value.text(&path)?.to_owned()),
-                "password" => auth.password = Zeroizing::new(value.text(&path)?.to_owned()),
+                "username" => auth.username = Zeroizing::new(json::text(value, &path)?.to_owned()),
+                "password" => auth.password = Zeroizing::new(json::text(value, &path)?.to_owned()),
                 _ => return Err(Fault::new(path, "there is no such member")),
             }
         }

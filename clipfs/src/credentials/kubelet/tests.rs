@@ -30,7 +30,7 @@ fn decoded_strictly() {
         ),
         (
             format!(r#"{{{HEAD},"cacheKeyType":"Image","auth":{{"r.io":{{}},"r.io":{{}}}}}}"#),
-            Some("auth[\"r.io\"]: it stands there twice"),
+            Some("auth.r.io: the key stands twice"),
         ),
         (
             r#"{"apiVersion":"credentialprovider.kubelet.k8s.io/v1beta1","kind":"CredentialProviderResponse","cacheKeyType":"Image"}"#.to_owned(),
@@ -40,10 +40,10 @@ fn decoded_strictly() {
             r#"{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest","cacheKeyType":"Image"}"#.to_owned(),
             Some("kind: it must be"),
         ),
-        (r#"[]"#.to_owned(), Some("the answer is no object")),
-        (r#"null"#.to_owned(), Some("the answer is no object")),
-        (format!(r#"{{{HEAD},"cacheKeyType":"Image"}} {{}}"#), Some("this is no JSON")),
-        (String::new(), Some("the JSON is incomplete")),
+        (r#"[]"#.to_owned(), Some("the document must be an object")),
+        (r#"null"#.to_owned(), Some("the document must be an object")),
+        (format!(r#"{{{HEAD},"cacheKeyType":"Image"}} {{}}"#), Some("document: something follows")),
+        (String::new(), Some("document: it is empty")),
     ];
     for (text, expected) in table {
         match (Response::parse(text.as_bytes()), expected) {
