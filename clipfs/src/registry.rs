@@ -38,6 +38,20 @@ mod safe_url;
 mod stream;
 mod token;
 
+/// Parsers of foreign bytes, for fuzz targets: they panic when a parser breaks its own rules.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Values of `WWW-Authenticate`, one a line.
+    pub fn challenge(data: &[u8]) {
+        super::challenge::fuzz(data);
+    }
+
+    /// A `hosts.toml`.
+    pub fn hosts_toml(data: &[u8]) {
+        super::hosts::fuzz(data);
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
