@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
-# Tests and benchmarks keep what is expensive to make (a debootstrap root) here between runs.
+# Tests and benchmarks keep what is expensive to make (a debootstrap root, a Python environment) here between runs.
 export CLIPFS_FIXTURES ?= $(CARGO_TARGET_DIR)/fixtures
 
 .PHONY: help demo test check fmt clippy doc deny bench deps
@@ -20,6 +20,7 @@ demo: deps ## build, then show the whole story on this machine (root, /dev/fuse)
 
 test: deps ## install missing Debian packages, start the servers that are needed, run every test
 	@fixtures/scripts/debian-root.sh
+	@fixtures/scripts/python.sh
 	$(CARGO) test --workspace --locked
 
 check: fmt clippy doc deny ## formatting, lints, docs, licences and bans
