@@ -188,7 +188,7 @@ fn entries() {
         ),
         (
             r#"{"auth":"a","auth":"b"}"#.into(),
-            "fault auths.r.example.auth: the key stands twice (at byte 43)",
+            "fault auths.r.example.auth: the key stands twice (at byte 41)",
         ),
         (r#""pl4nted-1""#.into(), "fault auths[\"r.example\"]: it must be an object, not a string"),
     ];
