@@ -383,7 +383,10 @@ mod tests {
         let flags =
             Layer { credential_plugin_env: Some(vec!["TOKEN=pl4nted-value".into()]), ..Layer::default() };
         let error = Settings::resolve(flags, Layer::default()).unwrap_err().to_string();
-        assert!(error.starts_with("setting credential_plugin_env: ") && !error.contains("pl4nted"), "{error}");
+        assert!(
+            error.starts_with("setting credential_plugin_env: ") && !error.contains("pl4nted"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -475,7 +475,9 @@ mod tests {
         assert_eq!(layer.metrics, Some("127.0.0.1:9".parse().unwrap()));
         assert_eq!((layer.plain_http, layer.hosts_dir), (Some(true), Some("/h".into())));
 
-        for command in ["mount a /m", "index a", "ls a", "cat a /f", "stat a /f", "inspect a", "verify a.clip"] {
+        for command in
+            ["mount a /m", "index a", "ls a", "cat a /f", "stat a /f", "inspect a", "verify a.clip"]
+        {
             let line = format!(
                 "clipfs {command} --request r.json --credential-plugin docker:helper --credential-plugin-env A,B"
             );

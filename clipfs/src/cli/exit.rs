@@ -121,9 +121,9 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         RegistryError::NotFound(_) => {
             Some("check name and tag; a registry also says so of images that one may not see")
         }
-        RegistryError::Denied { .. } => {
-            Some("the image may be private, or its name wrong: give credentials with --request or --credential-plugin")
-        }
+        RegistryError::Denied { .. } => Some(
+            "the image may be private, or its name wrong: give credentials with --request or --credential-plugin",
+        ),
         RegistryError::Credentials(error) => Some(credentials_hint(error)),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),
         RegistryError::TooManyRequests { .. } => Some("try again later"),
@@ -153,7 +153,9 @@ const fn credentials_hint(error: &CredentialError) -> &'static str {
         CredentialError::Refused(_) => {
             "the plugin's answer must not be used: check that it is made for this registry"
         }
-        CredentialError::Broken(_) => "this is a bug of the plugin, or of clipfs: run the plugin by hand to see more",
+        CredentialError::Broken(_) => {
+            "this is a bug of the plugin, or of clipfs: run the plugin by hand to see more"
+        }
     }
 }
 

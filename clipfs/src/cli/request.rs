@@ -64,10 +64,8 @@ fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("clipfs-request", flags)?);
     file.write_all(bytes)?;
     file.set_permissions(Permissions::from_mode(0o400))?;
-    let seals = SealFlag::F_SEAL_SEAL
-        | SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_WRITE;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
 }

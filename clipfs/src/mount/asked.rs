@@ -82,11 +82,8 @@ mod tests {
         let inner = Static { registry: "r.example".into(), credential: Credential::Anonymous };
         let counted = Counted { inner: Arc::new(inner), counts: Arc::clone(&counts) };
         for (registry, times) in [("r.example", 2), ("other.example", 1)] {
-            let request = CredentialRequest {
-                registry: registry.into(),
-                image: String::new(),
-                scope: String::new(),
-            };
+            let request =
+                CredentialRequest { registry: registry.into(), image: String::new(), scope: String::new() };
             for _ in 0..times {
                 let answer = counted.credential(&request).await;
                 assert_eq!(answer.is_ok(), registry == "r.example");

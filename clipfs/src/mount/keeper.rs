@@ -75,7 +75,7 @@ fn mounted(
     // Held until the end.
     let index = open_index(&request.server.index)?;
     let held_index = below_proc(&index);
-    let held_request = held.map(|held| below_proc(held));
+    let held_request = held.map(below_proc);
     let document = ServerDocument { config: request.server.clone(), held_index, held_request };
     dir.write(&dir.server_config(), &document)?;
     heal(&request.mountpoint)?;

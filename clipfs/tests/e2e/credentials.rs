@@ -142,7 +142,8 @@ fn a_real_registry_with_htpasswd() {
 fn refused(sandbox: &Sandbox, image: &str, args: &[&str], code: i32, words: &str) {
     let mountpoint = sandbox.path("refused");
     fs::create_dir_all(&mountpoint).unwrap();
-    let all: Vec<&str> = [&["mount", image, mountpoint.to_str().unwrap(), "--mount-timeout", "3s"], args].concat();
+    let all: Vec<&str> =
+        [&["mount", image, mountpoint.to_str().unwrap(), "--mount-timeout", "3s"], args].concat();
     let output = sandbox.run(all);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {}", describe(&output));
@@ -178,7 +179,12 @@ fn requests_that_cannot_be_used_are_refused_and_nothing_is_fetched_instead() {
             ("lf", both(USER, &format!("{password}\nX: y")), 65, "PASSWORD"),
             ("nul", both(USER, &format!("{password}\0")), 65, "PASSWORD"),
             ("colon", both(&format!("{USER}:x"), &password), 65, "USERNAME"),
-            ("object", json!({"image_credentials": {"USERNAME": password}}).to_string(), 65, "image_credentials"),
+            (
+                "object",
+                json!({"image_credentials": {"USERNAME": password}}).to_string(),
+                65,
+                "image_credentials",
+            ),
             ("broken", format!("{{\"image_credentials\": \"{password}"), 65, "request"),
             ("nothing", String::new(), 65, "request"),
         ];
@@ -223,7 +229,8 @@ fn plugins_that_fail_each_have_their_code() {
     let image = registry.reference("team/app", "1");
     let none = sandbox.path("none").display().to_string();
     let error = |code: &str, exit: u8| {
-        let document = json!({"apiVersion": "clipfs.dev/v1", "kind": "Error", "code": code, "message": "no luck"});
+        let document =
+            json!({"apiVersion": "clipfs.dev/v1", "kind": "Error", "code": code, "message": "no luck"});
         format!("cat >/dev/null\nprintf '%s' '{document}'\nexit {exit}")
     };
     let answer = |registry: &str| {
@@ -259,7 +266,11 @@ fn plugins_that_fail_each_have_their_code() {
 
 /// Runs of the real plugin are counted by a plugin before it.
 fn counting(sandbox: &Sandbox, runs: &Path) -> PathBuf {
-    script(sandbox, "counting", &format!("echo run >>{}\nexec {} \"$@\"", runs.display(), credplugin().display()))
+    script(
+        sandbox,
+        "counting",
+        &format!("echo run >>{}\nexec {} \"$@\"", runs.display(), credplugin().display()),
+    )
 }
 
 #[test]
@@ -316,8 +327,19 @@ fn settings_and_mount_options_name_a_plugin_too() {
     let image = registry.reference("team/app", "1");
     let file = sandbox.write_secret("request.json", request(&registry.addr().to_string(), &password));
     let settings = sandbox.path("settings.toml");
-    fs::write(&settings, format!("credential_plugin = {:?}\nlog_file = {:?}\n", credplugin(), sandbox.path("b.log"))).unwrap();
-    sandbox.ok(["inspect", &image, "--config", settings.to_str().unwrap(), "--request", file.to_str().unwrap()]);
+    fs::write(
+        &settings,
+        format!("credential_plugin = {:?}\nlog_file = {:?}\n", credplugin(), sandbox.path("b.log")),
+    )
+    .unwrap();
+    sandbox.ok([
+        "inspect",
+        &image,
+        "--config",
+        settings.to_str().unwrap(),
+        "--request",
+        file.to_str().unwrap(),
+    ]);
 
     let helper = sandbox.path("mount.clipfs");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_clipfs"), &helper).unwrap();
@@ -336,4 +358,22 @@ fn settings_and_mount_options_name_a_plugin_too() {
     assert!(output.status.success(), "{}", describe(&output));
     sandbox.adopt(&mountpoint);
     assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+}
+
+#[test]
+fn the_sweep_sees_what_is_there() {
+    let mut sandbox = Sandbox::new();
+    let password = secret("sweep");
+    let registry = private(true, &password);
+    let file = sandbox.write_secret("request.json", request(&registry.addr().to_string(), &password));
+    sandbox.mount(&registry.reference("team/app", "1"), &["--request", file.to_str().unwrap()]);
+    sandbox.sweep();
+    let log = fs::read_to_string(sandbox.path("mounts.log")).unwrap();
+    assert!(log.contains("\"level\":\"TRACE\""), "everything is logged: {}", log.len());
+    // The same in a file that may not hold it.
+    let leak = sandbox.path("run").join("leak");
+    fs::write(&leak, format!("authorization: Bearer {password}")).unwrap();
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sandbox.sweep()));
+    assert!(seen.is_err(), "a leak was passed over");
+    fs::remove_file(leak).unwrap();
 }

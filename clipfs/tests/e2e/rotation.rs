@@ -59,7 +59,11 @@ fn tokens_that_live_two_seconds_are_renewed_once_each() {
     // Nothing stays in the cache: every read asks the registry.
     let small = ["--index", &index, "--memory", "1MiB", "--cache-size", "1MiB"];
     let mountpoint = sandbox.mount(&image, &[&with[..], &small].concat());
-    registry.shape(Shaping { rtt: Duration::from_millis(20), bandwidth: Some(24 * MIB), ..Shaping::default() });
+    registry.shape(Shaping {
+        rtt: Duration::from_millis(20),
+        bandwidth: Some(24 * MIB),
+        ..Shaping::default()
+    });
     let (issued, start) = (registry.tokens_issued(), Instant::now());
     let failed = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -175,7 +179,8 @@ fn mount_by_input(sandbox: &mut Sandbox, image: &str, text: &str, extra: &[&str]
     fs::create_dir(&mountpoint).unwrap();
     let args = [&["mount", image, mountpoint.to_str().unwrap(), "--request", "-"], extra].concat();
     let mut child = sandbox.clipfs(args);
-    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = sandbox.take_log(child.wait_with_output().unwrap());
     assert!(output.status.success(), "{}", describe(&output));

@@ -26,7 +26,11 @@ impl Sandbox {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests mount file systems: run them as root");
         assert!(Path::new("/dev/fuse").exists(), "end-to-end tests need /dev/fuse");
         let dir = tempfile::Builder::new().prefix("clipfs-test-").tempdir().unwrap();
-        fs::write(dir.path().join("config.toml"), format!("log_file = {:?}\n", dir.path().join("mounts.log"))).unwrap();
+        fs::write(
+            dir.path().join("config.toml"),
+            format!("log_file = {:?}\n", dir.path().join("mounts.log")),
+        )
+        .unwrap();
         Self { dir, mounts: Vec::new(), mounted: 0, secret_files: Vec::new() }
     }
 
@@ -74,8 +78,7 @@ impl Sandbox {
     /// by one rename.
     pub(crate) fn write_secret(&mut self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        let mut file =
-            fs::File::options().write(true).create_new(true).mode(0o600).open(&new).unwrap();
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&new).unwrap();
         file.write_all(content.as_ref()).unwrap();
         fs::rename(&new, &path).unwrap();
         self.may_hold_secrets(&path);
