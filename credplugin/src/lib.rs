@@ -15,7 +15,7 @@
 //! | [`request`] | the ContainerRequest |
 //! | [`image_credentials`] | its `image_credentials` in all forms |
 //! | [`kind`], [`host`], [`registry`] | types, hosts matched whole, names |
-//! | [`answer`], [`error`], [`json`] | words for all |
+//! | [`mod@answer`], [`error`], [`json`] | words for all |
 
 pub mod answer;
 pub mod endpoints;
