@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use credplugin::protocol::{self, clipfs};
-use credplugin::{Error, Scheme, detect_type, parse_credentials};
+use credplugin::{Error, Scheme, parse_credentials};
 use secrecy::ExposeSecret;
 
-use super::get::Question;
+use super::get::{self, Question};
 use super::{Target, input, output, report, written};
 
 pub(super) fn main(target: &Target, exchange: bool, deadline: Instant) -> ExitCode {
@@ -29,17 +29,17 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name}: {value}");
     };
+    let mut exchange = exchange;
     match parse_credentials(question.request.image_credentials.expose_secret())? {
         None => line("image_credentials", "none"),
         Some(credentials) => {
-            let kind = match credentials.kind {
-                Some(kind) => kind,
-                None => detect_type(registry, &credentials.credentials)?,
-            };
+            let kind = question.kind(&credentials)?;
             line("image_credentials", &format!("{kind:?}").to_lowercase());
             line("for", credentials.registry.as_deref().unwrap_or("the registry of the image"));
             let keys: Vec<_> = credentials.credentials.0.keys().map(String::as_str).collect();
             line("keys", &keys.join(", "));
+            // What needs no exchange is answered here and now.
+            exchange |= !get::needs_exchange(kind);
         }
     }
     if !question.request.build_registry_credentials.expose_secret().is_empty() {

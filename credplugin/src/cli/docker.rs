@@ -8,7 +8,7 @@ use std::time::Instant;
 use credplugin::protocol::docker::{
     MAX_SERVER, NO_SERVER, NOT_FOUND, registry_of_server, write_credential, write_list,
 };
-use credplugin::{Ask, Code, CredentialType, Error, Scheme, detect_type, parse_credentials, parse_registry};
+use credplugin::{Ask, Code, CredentialType, Error, Scheme, parse_credentials, parse_registry};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -84,23 +84,16 @@ fn list(deadline: Instant) -> Result<Zeroizing<Vec<u8>>, Error> {
             None if image.is_empty() => return write_list(&users),
             None => parse_registry(&image)?,
         };
-        let kind = match credentials.kind {
-            Some(kind) => kind,
-            None => detect_type(&registry, &credentials.credentials)?,
-        };
-        let user = match kind {
-            CredentialType::Public => None,
+        let ask = Ask { image, registry: registry.clone(), scope: String::new() };
+        let question = Question { request, ask, endpoints: settings::endpoints(None)? };
+        let user = match question.kind(&credentials)? {
             CredentialType::Aws => Some("AWS".into()),
             CredentialType::Gcp => Some("oauth2accesstoken".into()),
             CredentialType::Azure => Some("00000000-0000-0000-0000-000000000000".into()),
-            CredentialType::Basic | CredentialType::Token => {
-                let ask = Ask { image, registry: registry.clone(), scope: String::new() };
-                let question = Question { request, ask, endpoints: settings::endpoints(None)? };
-                match question.answer(deadline)?.scheme {
-                    Scheme::Basic { username, .. } => Some(username),
-                    _ => None,
-                }
-            }
+            _ => match question.answer(deadline)?.scheme {
+                Scheme::Basic { username, .. } => Some(username),
+                _ => None,
+            },
         };
         if let Some(user) = user {
             users.insert(registry, user);

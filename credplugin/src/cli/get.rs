@@ -4,7 +4,11 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
-use credplugin::{Answer, Ask, Code, ContainerRequest, Endpoints, Error, parse_credentials, parse_registry};
+use credplugin::provider::check_as;
+use credplugin::{
+    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, ImageCredentials,
+    parse_credentials, parse_registry,
+};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -84,6 +88,21 @@ impl Question {
         Ok(Self { request, ask, endpoints })
     }
 
+    /// The type of the request's credentials, once it is sure that they are for this registry.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]: they are for another one, or can never be of use to it. [`Code::BadRequest`]: they are none.
+    pub(super) fn kind(&self, credentials: &ImageCredentials) -> Result<CredentialType, Error> {
+        let registry = &self.ask.registry;
+        match &credentials.registry {
+            Some(named) if named != registry => Err(Error::new(
+                Code::NotFound,
+                format!("image_credentials are for {named}, not for {registry}"),
+            )),
+            _ => check_as(registry, credentials.kind, &credentials.credentials, &self.endpoints),
+        }
+    }
+
     /// The answer, before the deadline.
     pub(super) fn answer(&self, deadline: Instant) -> Result<Answer, Error> {
         names_its_registry(&self.request, &self.ask.image)?;
@@ -99,6 +118,11 @@ impl Question {
         });
         answer.map_err(|_| Error::new(Code::Unavailable, "the token endpoint did not answer in time"))?
     }
+}
+
+/// Whether credentials of this type are exchanged for a token over the network.
+pub(super) const fn needs_exchange(kind: CredentialType) -> bool {
+    matches!(kind, CredentialType::Aws | CredentialType::Gcp | CredentialType::Azure)
 }
 
 /// What the document or the command line says; both only if they agree.

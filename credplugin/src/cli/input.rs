@@ -12,6 +12,10 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zeroize::Zeroizing;
 
+fn late() -> Error {
+    bad("standard input did not end in time")
+}
+
 fn bad(message: impl Into<String>) -> Error {
     Error::new(Code::BadRequest, message)
 }
@@ -21,20 +25,26 @@ fn bad(message: impl Into<String>) -> Error {
 /// # Errors
 /// [`Code::BadRequest`]: larger than `limit`, not complete before `deadline`, not readable.
 pub(super) fn stdin(limit: usize, deadline: Instant) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let unreadable = |error: &dyn std::fmt::Display| bad(format!("standard input cannot be read: {error}"));
     let stdin = std::io::stdin();
     // Not through the standard library's own buffer, which is never wiped.
-    let mut file = File::from(stdin.as_fd().try_clone_to_owned().map_err(|error| unreadable(&error))?);
+    let file = stdin.as_fd().try_clone_to_owned().map_err(|error| unreadable(&error))?;
+    stream(file.into(), limit, deadline)
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    bad(format!("standard input cannot be read: {error}"))
+}
+
+fn stream(mut file: File, limit: usize, deadline: Instant) -> Result<Zeroizing<Vec<u8>>, Error> {
     read(&mut file, limit, "standard input", |file| {
         let rest = deadline.saturating_duration_since(Instant::now());
         // Rounded up, or the last millisecond would be spent in a loop.
         let timeout = PollTimeout::try_from(rest.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
-            Ok(0) => Err(bad("standard input did not end in time")),
-            Ok(_) | Err(nix::Error::EINTR) if rest.is_zero() => {
-                Err(bad("standard input did not end in time"))
-            }
+            Ok(0) => Err(late()),
+            // Who writes a byte now and then is late, too.
+            Ok(_) | Err(nix::Error::EINTR) if rest.is_zero() => Err(late()),
             Ok(_) => Ok(true),
             Err(nix::Error::EINTR) => Ok(false),
             Err(error) => Err(unreadable(&error)),
@@ -85,4 +95,57 @@ fn read(
     }
     buffer.truncate(filled);
     Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pipe() -> (File, File) {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        (reader.into(), writer.into())
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(50)
+    }
+
+    #[test]
+    fn nothing_comes() {
+        let (reader, writer) = pipe();
+        let error = stream(reader, 10, soon()).unwrap_err();
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (Code::BadRequest, "standard input did not end in time")
+        );
+        drop(writer);
+    }
+
+    #[test]
+    fn the_end_never_comes() {
+        let (reader, mut writer) = pipe();
+        // Ends when nobody reads any more.
+        let drip = std::thread::spawn(move || {
+            while writer.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let error = stream(reader, 1 << 20, soon()).unwrap_err();
+        assert_eq!(error.message, "standard input did not end in time");
+        drip.join().unwrap();
+    }
+
+    #[test]
+    fn up_to_the_limit() {
+        for (text, limit, fits) in [("", 0, true), ("abc", 3, true), ("abcd", 3, false)] {
+            let (reader, mut writer) = pipe();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            let read = stream(reader, limit, Instant::now() + Duration::from_secs(60));
+            assert_eq!(read.ok().as_deref().map(Vec::as_slice), fits.then_some(text.as_bytes()), "{text}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 /// Longest sentence of an endpoint that is passed on, in characters.
 const MAX_SAID: usize = 200;
 
-/// How much of it is looked at, in bytes: many times what is passed on, and little enough to be searched without an index.
+/// How much of it is looked at, in characters: many times what is passed on, and little enough to be searched without an index.
 const MAX_READ: usize = 4 << 10;
 
 /// What a piece of a secret must measure to be taken for one: endpoints quote the beginnings of tokens.
@@ -57,7 +57,7 @@ impl Secrets {
 
     /// A text in one line, at most [`MAX_SAID`] characters, without any of these values or longer pieces of them.
     pub(crate) fn scrub(&self, text: &str) -> String {
-        let text = &text[..text.floor_char_boundary(MAX_READ)];
+        let text = text.char_indices().nth(MAX_READ).map_or(text, |(end, _)| &text[..end]);
         let bytes = text.as_bytes();
         let mut blotted = vec![false; bytes.len()];
         for secret in &self.0 {

@@ -74,8 +74,8 @@ struct Claims<'a> {
 impl Plan {
     /// The service account wins over a token: it outlives an hour.
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
-        let google = vendor(target.registry) == Some(Vendor::Google);
-        if !google && !(target.endpoints.gcp.is_some() && is_loopback(target.registry)) {
+        let emulated = || target.endpoints.gcp.is_some() && is_loopback(target.registry);
+        if vendor(target.registry) != Some(Vendor::Google) && !emulated() {
             return Err(target.not_for("Google's credentials are for its registries (*.pkg.dev, gcr.io)"));
         }
         if let Some(json) = credentials.get(JSON_KEY) {
