@@ -170,7 +170,7 @@ impl Document {
 type Rank = (u8, Reverse<usize>);
 
 /// The entry of the best rank; of equal ones the one whose key comes first, so that no chance is in it.
-fn best<'a, T>(entries: &'a [(String, T)], rank: impl Fn(&str) -> Option<Rank>) -> Option<(&'a str, &'a T)> {
+fn best<T>(entries: &[(String, T)], rank: impl Fn(&str) -> Option<Rank>) -> Option<(&str, &T)> {
     let ranked = entries.iter().filter_map(|(key, value)| Some((rank(key)?, key.as_str(), value)));
     ranked.min_by_key(|(rank, key, _)| (*rank, *key)).map(|(_, key, value)| (key, value))
 }
