@@ -49,7 +49,7 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
         ],
     ),
     ("build", 4, &["registry", "credentials", "index", "image", "decode", "oci", "num"]),
-    ("config", 4, &["decode", "oci", "num"]),
+    ("config", 4, &["credentials", "decode", "oci", "num"]),
     ("fuse", 3, &["vfs", "read", "store", "index", "image", "decode", "oci", "num"]),
     ("exit", 3, &["vfs", "read", "store", "registry", "credentials", "index", "decode"]),
     ("vfs", 2, &["index", "image", "decode", "oci", "num"]),
