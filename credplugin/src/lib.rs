@@ -37,6 +37,6 @@ pub use image_credentials::{
     CredentialMap, ImageCredentials, credentials_from, marshal_credentials, parse_credentials,
 };
 pub use kind::{CredentialType, detect_type};
-pub use provider::answer;
+pub use provider::{answer, check, check_as};
 pub use registry::{is_loopback, normalize_registry, parse_registry, secret_name};
 pub use request::ContainerRequest;
