@@ -116,8 +116,8 @@ impl Endpoints {
 fn overridden(name: &str, text: Option<&str>) -> Result<Option<Url>, Error> {
     let Some(text) = text else { return Ok(None) };
     let bad = |reason: &str| Error::bad_request(name, reason);
-    let url = Url::parse(text)
-        .map_err(|_| bad("must be an absolute URL, such as https://endpoint.example.com"))?;
+    let url =
+        Url::parse(text).map_err(|_| bad("must be an absolute URL, such as https://endpoint.example.com"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad("must have no user name and no password in it"));
     }
@@ -213,7 +213,10 @@ mod tests {
         let none = Endpoints::default();
         let table = [
             ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "https://api.ecr.eu-west-1.amazonaws.com/"),
-            ("123456789012.dkr.ecr-fips.us-east-1.amazonaws.com", "https://ecr-fips.us-east-1.amazonaws.com/"),
+            (
+                "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com",
+                "https://ecr-fips.us-east-1.amazonaws.com/",
+            ),
             (
                 "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
                 "https://api.ecr.cn-north-1.amazonaws.com.cn/",

@@ -66,7 +66,8 @@ impl Http {
             if !again || tries == RETRIES {
                 return outcome.map_err(|failure| failure.error)?.unless_throttled();
             }
-            tokio::time::sleep(BACKOFF.mul_f64(f64::from(1_u32 << tries) * (0.5 + fastrand::f64() / 2.0))).await;
+            tokio::time::sleep(BACKOFF.mul_f64(f64::from(1_u32 << tries) * (0.5 + fastrand::f64() / 2.0)))
+                .await;
             tries += 1;
         }
     }

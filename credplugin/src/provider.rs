@@ -178,10 +178,7 @@ fn line<'a>(key: &str, value: &'a SecretString) -> Result<&'a str, Error> {
 }
 
 /// A user name and a password.
-fn user_and_password(
-    user: (&str, &SecretString),
-    password: (&str, &SecretString),
-) -> Result<Scheme, Error> {
+fn user_and_password(user: (&str, &SecretString), password: (&str, &SecretString)) -> Result<Scheme, Error> {
     let (user_key, user) = user;
     let name = line(user_key, user)?;
     if name.contains(':') {

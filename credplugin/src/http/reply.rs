@@ -128,7 +128,10 @@ impl Reply {
         let code = self.error_type.clone().or(code);
         let troubled = code.as_deref().is_some_and(|code| TROUBLED.contains(&code));
         let denied = !troubled
-            && matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            && matches!(
+                self.status,
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            );
         let mut message = if denied {
             format!("{} refuses the credentials", self.host)
         } else if self.status.is_redirection() {
@@ -211,21 +214,60 @@ mod tests {
     #[test]
     fn refusals_in_all_dialects() {
         let table = [
-            (401, r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#, Code::Denied, "sts.example.com refuses the credentials: invalid_client: AADSTS7000215: no"),
-            (400, r#"{"__type":"com.amazonaws.ecr#UnrecognizedClientException","message":"The token is invalid."}"#, Code::Denied, "sts.example.com refuses the credentials: UnrecognizedClientException: The token is invalid."),
-            (403, r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#, Code::Denied, "sts.example.com refuses the credentials: PERMISSION_DENIED: no"),
-            (401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#, Code::Denied, "sts.example.com refuses the credentials: UNAUTHORIZED: authentication required"),
-            (400, r#"{"error":"temporarily_unavailable"}"#, Code::Unavailable, "sts.example.com answered 400: temporarily_unavailable"),
+            (
+                401,
+                r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#,
+                Code::Denied,
+                "sts.example.com refuses the credentials: invalid_client: AADSTS7000215: no",
+            ),
+            (
+                400,
+                r#"{"__type":"com.amazonaws.ecr#UnrecognizedClientException","message":"The token is invalid."}"#,
+                Code::Denied,
+                "sts.example.com refuses the credentials: UnrecognizedClientException: The token is invalid.",
+            ),
+            (
+                403,
+                r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#,
+                Code::Denied,
+                "sts.example.com refuses the credentials: PERMISSION_DENIED: no",
+            ),
+            (
+                401,
+                r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#,
+                Code::Denied,
+                "sts.example.com refuses the credentials: UNAUTHORIZED: authentication required",
+            ),
+            (
+                400,
+                r#"{"error":"temporarily_unavailable"}"#,
+                Code::Unavailable,
+                "sts.example.com answered 400: temporarily_unavailable",
+            ),
             (401, "<html>", Code::Denied, "sts.example.com refuses the credentials"),
             (404, "", Code::Unavailable, "sts.example.com answered 404"),
-            (500, r#"{"__type":"ServerException"}"#, Code::Unavailable, "sts.example.com answered 500: ServerException"),
-            (307, r#"{"error":"x"}"#, Code::Unavailable, "sts.example.com answered 307, a redirect, which is not followed"),
+            (
+                500,
+                r#"{"__type":"ServerException"}"#,
+                Code::Unavailable,
+                "sts.example.com answered 500: ServerException",
+            ),
+            (
+                307,
+                r#"{"error":"x"}"#,
+                Code::Unavailable,
+                "sts.example.com answered 307, a redirect, which is not followed",
+            ),
         ];
         for (status, body, code, message) in table {
             let error = reply(status, &[], body).refused(&Secrets::default());
             assert_eq!((error.code, error.message.as_str()), (code, message), "{status} {body}");
         }
-        let typed = reply(400, &[("x-amzn-errortype", "AccessDeniedException:http://internal/")], r#"{"Message":"no"}"#);
+        let typed = reply(
+            400,
+            &[("x-amzn-errortype", "AccessDeniedException:http://internal/")],
+            r#"{"Message":"no"}"#,
+        );
         let error = typed.refused(&Secrets::default());
         assert_eq!(error.message, "sts.example.com refuses the credentials: AccessDeniedException: no");
     }

@@ -71,7 +71,10 @@ impl Plan {
         let (id_key, secret_key) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
         let pair = credentials.get_pair(id_key, secret_key)?;
         let Some((id, secret)) = pair else {
-            return Err(Error::new(Code::BadRequest, format!("{id_key} and {secret_key} not found or empty")));
+            return Err(Error::new(
+                Code::BadRequest,
+                format!("{id_key} and {secret_key} not found or empty"),
+            ));
         };
         line(id_key, id)?;
         line(secret_key, secret)?;
@@ -137,12 +140,8 @@ impl Plan {
             .into();
         let own =
             [(CONTENT_TYPE.as_str(), "application/x-amz-json-1.1"), ("x-amz-target", self.service.target)];
-        let request = SignableRequest::new(
-            "POST",
-            self.url.as_str(),
-            own.iter().copied(),
-            SignableBody::Bytes(BODY),
-        );
+        let request =
+            SignableRequest::new("POST", self.url.as_str(), own.iter().copied(), SignableBody::Bytes(BODY));
         // The library traces what it signs, and that has the session token in it.
         let quiet = tracing::subscriber::NoSubscriber::default();
         let signed = tracing::subscriber::with_default(quiet, || sign(request.ok()?, &params).ok())?;

@@ -48,7 +48,10 @@ impl Plan {
         let (id_key, secret_key) = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET");
         let pair = credentials.get_pair(id_key, secret_key)?;
         let Some((id, secret)) = pair else {
-            return Err(Error::new(Code::BadRequest, format!("{id_key} and {secret_key} not found or empty")));
+            return Err(Error::new(
+                Code::BadRequest,
+                format!("{id_key} and {secret_key} not found or empty"),
+            ));
         };
         line(id_key, id)?;
         line(secret_key, secret)?;

@@ -92,10 +92,9 @@ impl Keys {
             (None, Some(token), Some(any)) => user_and_password(("user name", &any.into()), token),
             (None, Some((token, _)), None) => Err(half(self.user.unwrap_or_default(), token)),
             (Some((user, _)), None, _) => Err(half(user, self.tokens[0])),
-            (None, None, _) => Err(Error::new(
-                Code::BadRequest,
-                format!("{} not found or empty", self.tokens[0]),
-            )),
+            (None, None, _) => {
+                Err(Error::new(Code::BadRequest, format!("{} not found or empty", self.tokens[0])))
+            }
         }
     }
 }
