@@ -80,8 +80,16 @@ const LIBRARIES: [(&str, &[&str], &str); 12] = [
     ("memmap2", &["index"], "the index is the one mapped file"),
     ("zstd", &["decode"], "compression is decoding's"),
     ("libz_rs_sys", &["decode"], "compression is decoding's"),
-    ("tokio", &["cli", "mount", "build", "fuse", "read", "registry"], "what is pure or synchronous stays so"),
-    ("nix", &["cli", "mount", "fuse", "store"], "system calls belong where there are files and processes"),
+    (
+        "tokio",
+        &["cli", "mount", "build", "fuse", "read", "registry", "credentials"],
+        "what is pure or synchronous stays so",
+    ),
+    (
+        "nix",
+        &["cli", "mount", "fuse", "store", "credentials"],
+        "system calls belong where there are files and processes",
+    ),
 ];
 
 /// Modules without I/O, clocks, threads and environment.
