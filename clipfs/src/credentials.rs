@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use crate::oci::reference::Reference;
 
+mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
@@ -18,6 +19,7 @@ pub mod kubelet;
 pub mod plugin;
 pub mod provider;
 pub mod request;
+mod scrub;
 pub mod source;
 
 mod json;

@@ -69,7 +69,12 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
 const SAME_LEVEL: [(&str, &str); 1] = [("registry", "credentials")];
 
 /// Libraries that only some modules may know, and why.
-const LIBRARIES: [(&str, &[&str], &str); 12] = [
+const LIBRARIES: [(&str, &[&str], &str); 13] = [
+    (
+        "credplugin",
+        &["credentials", "cli", "config", "mount"],
+        "who may pull from where is asked through `credentials`; settings carry its endpoints",
+    ),
     ("reqwest", &["registry"], "the one door to the network"),
     ("hyper", &["mount"], "serves metrics; who asks for something asks through `registry`"),
     ("hyper_util", &["mount"], "serves metrics; who asks for something asks through `registry`"),

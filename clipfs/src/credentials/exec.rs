@@ -411,4 +411,4 @@ fn no_cores() {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+pub(super) mod tests;
