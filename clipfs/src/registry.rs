@@ -16,12 +16,14 @@ pub mod error;
 pub mod stats;
 
 mod archive;
+mod asker;
 mod auth;
 mod challenge;
 mod classify;
 mod client;
 mod deadline;
 mod docker_archive;
+mod echo;
 mod endpoint;
 mod guard;
 mod hosts;
@@ -35,6 +37,20 @@ mod retry;
 mod safe_url;
 mod stream;
 mod token;
+
+/// Parsers of foreign bytes, for fuzz targets: they panic when a parser breaks its own rules.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Values of `WWW-Authenticate`, one a line.
+    pub fn challenge(data: &[u8]) {
+        super::challenge::fuzz(data);
+    }
+
+    /// A `hosts.toml`.
+    pub fn hosts_toml(data: &[u8]) {
+        super::hosts::fuzz(data);
+    }
+}
 
 #[cfg(test)]
 mod tests;
@@ -102,6 +118,19 @@ impl ImageSource {
             }
             _ => Inner::Local(Arc::new(Local::open(spec).await?)),
         }))
+    }
+
+    /// Asks the credential provider for the image's own registry now, and keeps the answer for when the registry asks: a
+    /// request whose credentials cannot be used is told at once, even where the registry never wants any. Before or beside
+    /// other requests; providers that are asked already are not asked twice. Nothing happens for layouts and archives.
+    ///
+    /// # Errors
+    /// [`RegistryError::Credentials`], after waiting for a provider that asks to wait as long as [`within`] allows.
+    pub async fn authenticate(&self) -> Result<(), RegistryError> {
+        match &self.0 {
+            Inner::Remote(remote) => remote.authenticate().await,
+            Inner::Local(_) => Ok(()),
+        }
     }
 
     /// Fetches and checks the manifest (choosing the platform from a manifest list) and the config.

@@ -9,20 +9,21 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 use super::RegistryError;
+use super::asker::{Asker, Kept, early};
 use super::challenge::Challenge;
 use super::client::Http;
 use super::safe_url::authority;
 use super::token::{self, NoToken, TokenSource};
 use crate::credentials::{Credential, CredentialProvider, CredentialRequest};
 
-/// After fresh credentials were refused, nobody is asked for this long.
-const DENIED_HOLD: Duration = Duration::from_secs(30);
 /// A 403 may hide an expired token (ECR); how often that is tried.
 const FORBIDDEN_RENEWAL: Duration = Duration::from_secs(30);
 /// After a failed early renewal, the next one.
 const EARLY_RETRY: Duration = Duration::from_secs(5);
 /// Most scopes asked for at once.
 const MAX_SCOPES: usize = 8;
+/// Renewals in a row for one request: who answers with what has ended before it can be presented is not asked for ever.
+const MAX_ROUNDS: u32 = 3;
 
 /// What a request presented, so that a refusal can be told from news.
 #[derive(Debug, Clone)]
@@ -36,8 +37,7 @@ pub(super) struct Ticket {
 pub(super) struct Auth {
     http: Arc<Http>,
     base: Url,
-    provider: Arc<dyn CredentialProvider>,
-    request: CredentialRequest,
+    asker: Asker,
     state: Mutex<State>,
     renewing: tokio::sync::Mutex<()>,
 }
@@ -46,11 +46,10 @@ pub(super) struct Auth {
 struct State {
     grant: Option<Grant>,
     generation: u64,
-    /// How the registry wants it, once it has said so.
-    scheme: Option<Scheme>,
-    /// What the provider answered last, and until when that holds.
-    credential: Option<(Credential, Option<Instant>)>,
-    denied: Option<(Instant, String)>,
+    /// How the registry wants it, once it has said so: in its order.
+    schemes: Vec<Scheme>,
+    /// Which way of asking the token endpoint understood last.
+    way: Option<token::Way>,
     forbidden_renewal: Option<Instant>,
     /// Failed renewals so far and the last one's error, for those who waited for it.
     failures: u64,
@@ -62,12 +61,39 @@ struct Grant {
     header: HeaderValue,
     renew_at: Option<Instant>,
     ends_at: Option<Instant>,
+    /// Whether the provider was asked for it.
+    fresh: bool,
+    /// Whether the registry has accepted it.
+    worked: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Scheme {
     Basic,
     Bearer(TokenSource),
+}
+
+impl Scheme {
+    /// Whether a credential can be presented in this way at all.
+    const fn takes(&self, credential: &Credential) -> bool {
+        match self {
+            Self::Basic => matches!(credential, Credential::Basic { .. } | Credential::Bearer(_)),
+            Self::Bearer(_) => true,
+        }
+    }
+}
+
+/// Why there is to be a new grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is none, or it has ended.
+    Needed,
+    /// It will end soon.
+    Early,
+    /// The registry refused it.
+    Refused,
+    /// The registry refused it right after it had refused the one before.
+    RefusedAgain,
 }
 
 impl Auth {
@@ -77,70 +103,101 @@ impl Auth {
         provider: Arc<dyn CredentialProvider>,
         request: CredentialRequest,
     ) -> Self {
-        Self {
-            http,
-            base,
-            provider,
-            request,
-            state: Mutex::default(),
-            renewing: tokio::sync::Mutex::default(),
-        }
+        let asker = Asker::new(provider, request);
+        Self { http, base, asker, state: Mutex::default(), renewing: tokio::sync::Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to send along: nothing before the first challenge; waits for a renewal only when there is nothing valid left.
-    pub(super) async fn ticket(self: &Arc<Self>) -> Result<Ticket, RegistryError> {
-        loop {
-            let (ticket, renew_early) = {
-                let mut state = self.state();
-                let now = Instant::now();
-                if let Some((until, reason)) = &state.denied {
-                    if *until > now {
-                        return Err(self.denied_error(reason.clone()));
-                    }
-                    state.denied = None;
-                }
-                let generation = state.generation;
-                match &mut state.grant {
-                    None => return Ok(Ticket { header: None, generation }),
-                    Some(grant) if grant.ends_at.is_some_and(|ends| ends <= now) => (Err(generation), false),
-                    Some(grant) => {
-                        let early = grant.renew_at.is_some_and(|at| at <= now);
-                        if early {
-                            grant.renew_at = now.checked_add(EARLY_RETRY);
-                        }
-                        (Ok(Ticket { header: Some(grant.header.clone()), generation }), early)
-                    }
-                }
-            };
-            match ticket {
-                Ok(ticket) => {
-                    if renew_early {
-                        let (auth, generation) = (Arc::clone(self), ticket.generation);
-                        tokio::spawn(async move {
-                            // On failure the old token is used to its end; then the error is told.
-                            if let Err(error) = auth.renew_generation(generation, None, false).await {
-                                tracing::warn!(registry = %auth.request.registry, %error, "cannot renew the registry token early");
-                            }
-                        });
-                    }
-                    return Ok(ticket);
-                }
-                Err(expired) => self.renew_generation(expired, None, false).await?,
-            }
+    /// Asks the provider unless it has answered: whether its answer can be used is known then, even where the registry
+    /// never asks for credentials.
+    pub(super) async fn authenticate(&self) -> Result<(), RegistryError> {
+        let _one_at_a_time = self.renewing.lock().await;
+        match self.asker.kept() {
+            Some(kept) if self.asker.is_of_this_version(&kept) => Ok(()),
+            _ => self.asker.ask().await.map(drop),
         }
     }
 
-    /// After a 401: gets something better than `ticket`. When it returns `Ok`, the request may be sent once more.
+    /// What to send along: nothing before the first challenge; waits for a renewal only when there is nothing valid left.
+    pub(super) async fn ticket(self: &Arc<Self>) -> Result<Ticket, RegistryError> {
+        for _ in 0..MAX_ROUNDS {
+            let (ticket, renew_early) = match self.present() {
+                Ok(presented) => presented,
+                Err(ended) => {
+                    self.renew_generation(ended, None, Why::Needed).await?;
+                    continue;
+                }
+            };
+            if ticket.header.is_none()
+                && let Some(error) = self.asker.held()
+            {
+                return Err(error);
+            }
+            if renew_early {
+                let (auth, generation) = (Arc::clone(self), ticket.generation);
+                tokio::spawn(async move {
+                    // On failure the old grant is used to its end; then the error is told.
+                    if let Err(error) = auth.renew_generation(generation, None, Why::Early).await {
+                        let registry = &auth.asker.request.registry;
+                        tracing::warn!(%registry, %error, "cannot renew the registry token early");
+                    }
+                });
+            }
+            return Ok(ticket);
+        }
+        let reason = "its credentials end before they can be presented".into();
+        Err(RegistryError::Unavailable { host: authority(&self.base), reason })
+    }
+
+    /// What there is, and whether to renew it early; or the generation that has ended.
+    fn present(&self) -> Result<(Ticket, bool), u64> {
+        let mut state = self.state();
+        let (now, generation) = (Instant::now(), state.generation);
+        let Some(grant) = &mut state.grant else { return Ok((Ticket { header: None, generation }, false)) };
+        if grant.ends_at.is_some_and(|ends| ends <= now) {
+            return Err(generation);
+        }
+        let early = grant.renew_at.is_some_and(|at| at <= now);
+        if early {
+            grant.renew_at = now.checked_add(EARLY_RETRY);
+        }
+        Ok((Ticket { header: Some(grant.header.clone()), generation }, early))
+    }
+
+    /// After a 401 (`again`: after another one, a moment ago): gets something better than `ticket`. When it returns `Ok`,
+    /// the request may be sent once more.
     pub(super) async fn renew(
         &self,
         ticket: &Ticket,
         challenges: Vec<Challenge>,
+        again: bool,
     ) -> Result<(), RegistryError> {
-        self.renew_generation(ticket.generation, Some(challenges), ticket.header.is_some()).await
+        let why = match (&ticket.header, again) {
+            (None, _) => Why::Needed,
+            (Some(_), false) => Why::Refused,
+            (Some(_), true) => Why::RefusedAgain,
+        };
+        self.renew_generation(ticket.generation, Some(challenges), why).await
+    }
+
+    /// The registry let this ticket in: if it refuses it later, it has ended since.
+    pub(super) fn accepted(&self, ticket: &Ticket) {
+        let mut state = self.state();
+        if state.generation == ticket.generation
+            && let Some(grant) = &mut state.grant
+        {
+            grant.worked = true;
+        }
+    }
+
+    /// Whether nothing better than this ticket can be had: it is from the provider's newest word and was never accepted.
+    pub(super) fn is_final(&self, ticket: &Ticket) -> bool {
+        let state = self.state();
+        state.generation == ticket.generation
+            && state.grant.as_ref().is_some_and(|grant| grant.fresh && !grant.worked)
     }
 
     /// Whether a 403 should be answered by [`Auth::renew`]: some registries mean "expired" by it.
@@ -156,34 +213,28 @@ impl Auth {
 
     /// Fresh credentials were refused: holds off, forgets them, and gives the error.
     pub(super) fn deny(&self, reason: String) -> RegistryError {
+        let error = self.denied_error(reason);
+        self.asker.deny(error.duplicate());
         let mut state = self.state();
         state.grant = None;
-        state.credential = None;
         state.generation += 1;
-        state.denied = Instant::now().checked_add(DENIED_HOLD).map(|until| (until, reason.clone()));
-        drop(state);
-        self.denied_error(reason)
+        error
     }
 
     fn denied_error(&self, reason: String) -> RegistryError {
-        RegistryError::Denied { host: authority(&self.base), what: self.request.image.clone(), reason }
+        RegistryError::Denied { host: authority(&self.base), what: self.asker.request.image.clone(), reason }
     }
 
     async fn renew_generation(
         &self,
         used: u64,
         challenges: Option<Vec<Challenge>>,
-        refused: bool,
+        why: Why,
     ) -> Result<(), RegistryError> {
         let failures = self.state().failures;
         let _one_at_a_time = self.renewing.lock().await;
         {
             let state = self.state();
-            if let Some((until, reason)) = &state.denied
-                && *until > Instant::now()
-            {
-                return Err(self.denied_error(reason.clone()));
-            }
             if state.generation != used {
                 return Ok(());
             }
@@ -193,16 +244,16 @@ impl Auth {
                 return Err(error.duplicate());
             }
         }
-        match self.obtain(challenges, refused).await {
+        let outcome = self.obtain(challenges, why).await;
+        let mut state = self.state();
+        match outcome {
             Ok(grant) => {
-                let mut state = self.state();
                 state.grant = Some(grant);
                 state.generation += 1;
                 state.last_failure = None;
                 Ok(())
             }
             Err(error) => {
-                let mut state = self.state();
                 state.failures += 1;
                 state.last_failure = Some(error.duplicate());
                 Err(error)
@@ -211,94 +262,121 @@ impl Auth {
     }
 
     /// The challenge ▸ the provider ▸ the token endpoint.
-    async fn obtain(
-        &self,
-        challenges: Option<Vec<Challenge>>,
-        refused: bool,
-    ) -> Result<Grant, RegistryError> {
-        let scheme = match challenges {
-            Some(challenges) => {
-                // Some answers of a registry (403, and a few 401) carry no challenge: what it said before holds.
-                let said = self.understand(&challenges)?;
-                let scheme = said.or_else(|| self.state().scheme.clone()).ok_or_else(|| {
-                    self.denied_error("it wants authentication of a kind that clipfs does not speak".into())
-                })?;
-                self.state().scheme = Some(scheme.clone());
-                scheme
-            }
-            None => {
-                self.state().scheme.clone().ok_or_else(|| self.denied_error("it gave no challenge".into()))?
-            }
-        };
-        let kept = {
-            let state = self.state();
-            let now = Instant::now();
-            state.credential.clone().filter(|(_, until)| !refused && until.is_none_or(|until| until > now))
-        };
-        let (mut credential, mut until, mut fresh) = match kept {
-            Some((credential, until)) => (credential, until, false),
-            None => {
-                let (credential, until) = self.ask_provider().await?;
-                (credential, until, true)
-            }
-        };
+    async fn obtain(&self, challenges: Option<Vec<Challenge>>, why: Why) -> Result<Grant, RegistryError> {
+        let schemes = self.schemes(challenges)?;
+        let (mut kept, mut fresh) = self.credential(&schemes, why).await?;
         loop {
-            match self.grant(&scheme, &credential, until).await {
+            match self.grant(&schemes, &kept, fresh).await {
                 Ok(grant) => return Ok(grant),
                 Err(NoToken::Failed(error)) => return Err(error),
+                // What is in use has not been refused: it is used to its end.
+                Err(NoToken::Refused(reason)) if fresh && why == Why::Early => {
+                    return Err(self.denied_error(reason));
+                }
                 Err(NoToken::Refused(reason)) if fresh => return Err(self.deny(reason)),
                 Err(NoToken::Refused(_)) => {
-                    (credential, until) = self.ask_provider().await?;
+                    kept = self.asker.ask().await?;
                     fresh = true;
                 }
             }
         }
     }
 
-    async fn ask_provider(&self) -> Result<(Credential, Option<Instant>), RegistryError> {
-        let answer = self.provider.credential(&self.request).await?;
-        let until = answer.valid_for.and_then(|life| Instant::now().checked_add(life));
-        self.state().credential = Some((answer.credential.clone(), until));
-        Ok((answer.credential, until))
+    /// How the registry wants it. Some answers of a registry (403, and a few 401) carry no challenge: what it said before
+    /// holds.
+    fn schemes(&self, challenges: Option<Vec<Challenge>>) -> Result<Vec<Scheme>, RegistryError> {
+        let said = challenges.map(|challenges| self.understand(&challenges)).transpose()?.unwrap_or_default();
+        let mut state = self.state();
+        if !said.is_empty() {
+            state.schemes = said;
+        }
+        let schemes = state.schemes.clone();
+        drop(state);
+        if schemes.is_empty() {
+            let reason = "it wants authentication of a kind that clipfs does not speak";
+            return Err(self.denied_error(reason.into()));
+        }
+        Ok(schemes)
     }
 
-    async fn grant(
-        &self,
-        scheme: &Scheme,
-        credential: &Credential,
-        credential_until: Option<Instant>,
-    ) -> Result<Grant, NoToken> {
+    /// What the provider said, or says now; and whether it was asked.
+    async fn credential(&self, schemes: &[Scheme], why: Why) -> Result<(Kept, bool), RegistryError> {
+        let kept = self.asker.kept();
+        let may_stay = |kept: &Kept| match why {
+            Why::Needed => true,
+            Why::Early => !kept.is_stale(),
+            Why::Refused | Why::RefusedAgain => false,
+        };
+        if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept) && self.asker.is_of_this_version(kept))
+        {
+            return Ok((kept.clone(), false));
+        }
+        let error = match self.asker.ask().await {
+            Ok(kept) => return Ok((kept, true)),
+            Err(error) => error,
+        };
+        // A provider that cannot answer now says nothing against what it said before. Nor does a refusal of a token made
+        // from it: the token may have ended.
+        let makes_tokens = |kept: &Kept| {
+            !matches!(kept.credential, Credential::Bearer(_))
+                && matches!(pick(schemes, &kept.credential), Some(Scheme::Bearer(_)))
+        };
+        let may_serve = |kept: &Kept| match why {
+            Why::Needed => true,
+            Why::Early | Why::Refused => makes_tokens(kept),
+            Why::RefusedAgain => false,
+        };
+        let passing = matches!(&error, RegistryError::Credentials(error) if error.is_passing());
+        match kept.filter(|kept| passing && may_serve(kept)) {
+            Some(kept) => {
+                tracing::warn!(registry = %self.asker.request.registry, %error, "uses the credentials of before");
+                Ok((kept, false))
+            }
+            None => Err(error),
+        }
+    }
+
+    async fn grant(&self, schemes: &[Scheme], kept: &Kept, fresh: bool) -> Result<Grant, NoToken> {
         let host = authority(&self.base);
-        let as_it_is = |header| Ok(Grant { header, renew_at: None, ends_at: credential_until });
-        match (credential, scheme) {
+        let as_it_is = |header| {
+            // One that is stale already is kept because there is no newer one.
+            let soon = Instant::now().checked_add(EARLY_RETRY);
+            let renew_at = kept.renew_at.max(soon.filter(|_| kept.renew_at.is_some()));
+            Ok(Grant { header, renew_at, ends_at: kept.ends_at, fresh, worked: false })
+        };
+        match (&kept.credential, pick(schemes, &kept.credential)) {
             (Credential::Bearer(token), _) => as_it_is(token::bearer(&host, token).map_err(NoToken::Failed)?),
-            (Credential::Basic { username, password }, Scheme::Basic) => {
+            (Credential::Basic { username, password }, Some(Scheme::Basic)) => {
                 as_it_is(token::basic(&host, username, password).map_err(NoToken::Failed)?)
             }
-            (Credential::Anonymous, Scheme::Basic) => {
-                Err(NoToken::Refused("it wants credentials and there are none".into()))
-            }
-            (Credential::RefreshToken(_), Scheme::Basic) => Err(NoToken::Refused(
+            (Credential::RefreshToken(_), Some(Scheme::Basic) | None) => Err(NoToken::Refused(
                 "it wants a user name and password and there is only a refresh token".into(),
             )),
-            (_, Scheme::Bearer(source)) => {
-                let token = token::fetch(&self.http, source, credential).await?;
-                let header = token::bearer(&host, &token.value).map_err(NoToken::Failed)?;
+            (_, Some(Scheme::Basic) | None) => {
+                Err(NoToken::Refused("it wants credentials and there are none".into()))
+            }
+            (credential, Some(Scheme::Bearer(source))) => {
+                // The token's life begins before its answer arrives.
                 let now = Instant::now();
-                // 80 % of its life, up to a tenth earlier, so that many mounts do not renew at once.
-                let early = token.valid_for.mul_f64(0.1f64.mul_add(-fastrand::f64(), 0.8));
+                let way = self.state().way;
+                let token = token::fetch(&self.http, source, credential, way).await?;
+                self.state().way = Some(token.way);
+                let header = token::bearer(&host, &token.value).map_err(NoToken::Failed)?;
                 Ok(Grant {
                     header,
-                    renew_at: now.checked_add(early),
+                    renew_at: now.checked_add(early(token.valid_for)),
                     ends_at: now.checked_add(token.valid_for),
+                    fresh,
+                    worked: false,
                 })
             }
         }
     }
 
-    /// Lets tokens grow older without waiting.
+    /// Lets tokens and credentials grow older without waiting.
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
+        self.asker.age(by);
         if let Some(grant) = &mut self.state().grant {
             for at in [&mut grant.renew_at, &mut grant.ends_at] {
                 *at = at.and_then(|at| at.checked_sub(by));
@@ -306,19 +384,25 @@ impl Auth {
         }
     }
 
-    /// The first challenge that can be met.
-    fn understand(&self, challenges: &[Challenge]) -> Result<Option<Scheme>, RegistryError> {
+    /// The challenges that can be met, in their order.
+    fn understand(&self, challenges: &[Challenge]) -> Result<Vec<Scheme>, RegistryError> {
+        let mut schemes = Vec::new();
         for challenge in challenges {
             match challenge.scheme.as_str() {
-                "basic" => return Ok(Some(Scheme::Basic)),
+                "basic" => schemes.push(Scheme::Basic),
                 "bearer" => {
                     let Some(realm) = challenge.param("realm") else { continue };
-                    return Ok(Some(Scheme::Bearer(self.token_source(realm, challenge)?)));
+                    match self.token_source(realm, challenge) {
+                        Ok(source) => schemes.push(Scheme::Bearer(source)),
+                        Err(error) if schemes.is_empty() => return Err(error),
+                        // There is a better one before it.
+                        Err(_) => {}
+                    }
                 }
                 _ => {}
             }
         }
-        Ok(None)
+        Ok(schemes)
     }
 
     fn token_source(&self, realm: &str, challenge: &Challenge) -> Result<TokenSource, RegistryError> {
@@ -330,11 +414,16 @@ impl Auth {
             .guard
             .check(&self.base, &realm)
             .map_err(|why| refuse(format!("the realm of its challenge: {why}")))?;
-        let mut scopes = vec![self.request.scope.clone()];
+        let mut scopes = vec![self.asker.request.scope.clone()];
         // Registries may want scopes of their own kind, but no challenge gets us to ask for other repositories.
         let theirs = challenge.param("scope").unwrap_or("").split_ascii_whitespace();
         scopes.extend(theirs.filter(|s| !s.starts_with("repository:") && s.len() <= 256).map(str::to_owned));
         scopes.truncate(MAX_SCOPES);
         Ok(TokenSource { realm, service: challenge.param("service").map(str::to_owned), scopes })
     }
+}
+
+/// The first that takes the credential; the first of all where none does.
+fn pick<'a>(schemes: &'a [Scheme], credential: &Credential) -> Option<&'a Scheme> {
+    schemes.iter().find(|scheme| scheme.takes(credential)).or(schemes.first())
 }

@@ -26,11 +26,20 @@ impl Challenge {
 pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
     let mut found = Vec::new();
     for value in headers.get_all(WWW_AUTHENTICATE) {
-        if let Ok(text) = value.to_str() {
-            parse_header(text, &mut found);
-        }
+        // Realms for people are written in any language; only what is ASCII means something to us.
+        parse_header(&String::from_utf8_lossy(value.as_bytes()), &mut found);
     }
     found
+}
+
+/// For fuzzing: header values, one a line.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(data: &[u8]) {
+    let values =
+        data.split(|b| *b == b'\n').filter_map(|line| reqwest::header::HeaderValue::from_bytes(line).ok());
+    let headers: HeaderMap = values.map(|value| (WWW_AUTHENTICATE, value)).collect();
+    let found = parse(&headers);
+    assert!(found.len() <= MAX_CHALLENGES && found.iter().all(|c| c.params.len() <= MAX_PARAMS));
 }
 
 fn parse_header(text: &str, found: &mut Vec<Challenge>) {
@@ -169,6 +178,11 @@ mod tests {
             ),
             (&["Bearer realm=\"b\" service=\"c\""], "bearer[realm=b;service=c]"),
             (&["=", "Basic realm=x"], "basic[realm=x]"),
+            (&["BEARER REALM=\"b\",Service=s"], "bearer[realm=b;service=s]"),
+            (
+                &["Digest realm=\"a\"", "Negotiate", "Basic realm=\"x\""],
+                "digest[realm=a] negotiate[] basic[realm=x]",
+            ),
         ];
         for (headers, want) in table {
             assert_eq!(show(headers), *want, "{headers:?}");
@@ -177,6 +191,17 @@ mod tests {
         assert_eq!(show(&many).matches("basic").count(), MAX_CHALLENGES);
         let long = format!("Bearer {}", "a=b,".repeat(500));
         assert!(show(&[&long]).len() < 1000);
+    }
+
+    #[test]
+    fn realms_in_any_language() {
+        let mut map = HeaderMap::new();
+        for bytes in ["Basic realm=\"größe\"".as_bytes(), b"Bearer realm=\"\xff\",service=s"] {
+            map.append(WWW_AUTHENTICATE, reqwest::header::HeaderValue::from_bytes(bytes).unwrap());
+        }
+        let found = parse(&map);
+        assert_eq!(found[0].param("realm"), Some("größe"));
+        assert_eq!((found[1].scheme.as_str(), found[1].param("service")), ("bearer", Some("s")));
     }
 
     #[test]
@@ -189,7 +214,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn never_panics(text in "[ -~]{0,80}") {
+        fn never_panics(text in "[ -~]{0,80}|[a-z=,\"\\\\é ]{0,40}") {
             parse_header(&text, &mut Vec::new());
         }
     }

@@ -15,6 +15,7 @@ use reqwest::{Certificate, Client, Identity, Method, Response, StatusCode, Url};
 use super::RegistryError;
 use super::classify::classify;
 use super::deadline;
+use super::echo::Sent;
 use super::guard::{Guard, GuardedResolver, Lookup};
 use super::retry::{Failure, RETRY_AFTER_CAP, Retry, retry_after};
 use super::safe_url::{authority, same_origin};
@@ -153,7 +154,7 @@ impl Http {
     }
 
     /// What an answer means that is neither success nor redirect nor about credentials.
-    pub(super) async fn failure(&self, response: Response, what: &str) -> Failure {
+    pub(super) async fn failure(&self, response: Response, what: &str, sent: &Sent) -> Failure {
         let host = authority(response.url());
         let status = response.status();
         let wait = retry_after(response.headers(), SystemTime::now());
@@ -180,33 +181,19 @@ impl Http {
                 Failure { error, retry: wait.map_or(Retry::Backoff, Retry::After) }
             }
             _ => {
-                let words = self.words(response).await;
+                let words = self.words(response, sent).await;
                 let reason = format!("unexpected answer {status}{words} to a request for {what}");
                 Failure::definite(RegistryError::Protocol { host, reason })
             }
         }
     }
 
-    /// The registry's own words for an error: `: CODE: message`, or nothing.
-    pub(super) async fn words(&self, response: Response) -> String {
-        #[derive(serde::Deserialize)]
-        struct Errors {
-            errors: Vec<OneError>,
-        }
-        #[derive(serde::Deserialize)]
-        struct OneError {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
-            message: String,
-        }
-        let Ok(body) = self.small_body(response).await else { return String::new() };
-        let Ok(Errors { errors }) = serde_json::from_slice(&body) else { return String::new() };
-        let clean = |s: &str| printable(s, ' ', 160);
-        errors.first().map_or_else(String::new, |e| match (clean(&e.code), clean(&e.message)) {
-            (code, message) if message.is_empty() => format!(": {code}"),
-            (_, message) => format!(": {message}"),
-        })
+    /// The server's own words for an error: `: message` or `: CODE`, or nothing. They may repeat what was `sent`, and
+    /// then are not shown.
+    pub(super) async fn words(&self, response: Response, sent: &Sent) -> String {
+        let body = self.small_body(response).await.unwrap_or_default();
+        words_of(&body)
+            .map_or_else(String::new, |said| format!(": {}", printable(sent.scrub(&said), ' ', 160)))
     }
 
     /// The whole body of an error or token document.
@@ -245,6 +232,22 @@ impl Http {
             }
         }
     }
+}
+
+/// The first error of a registry's document (`errors`), of OAuth2's (RFC 6749, section 5.2), or of those who have a form of
+/// their own.
+fn words_of(body: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let first = document.get("errors").and_then(|errors| errors.get(0));
+    let at = |value: Option<&serde_json::Value>, name: &str| {
+        value?.get(name)?.as_str().filter(|text| !text.trim().is_empty()).map(str::to_owned)
+    };
+    at(first, "message")
+        .or_else(|| at(first, "code"))
+        .or_else(|| at(Some(&document), "error_description"))
+        .or_else(|| at(Some(&document), "error"))
+        .or_else(|| at(Some(&document), "message"))
+        .or_else(|| at(Some(&document), "details"))
 }
 
 fn build(

@@ -11,6 +11,7 @@ use super::RegistryError;
 use super::auth::{Auth, Ticket};
 use super::challenge;
 use super::client::{Http, Outgoing};
+use super::echo::Sent;
 use super::redirect::{self, MAX_HOPS, RedirectCache};
 use super::retry::Failure;
 use super::safe_url::{authority, same_origin};
@@ -18,6 +19,8 @@ use crate::oci::Digest;
 
 /// How long a mirror that failed is passed over.
 const SICK: Duration = Duration::from_secs(10);
+/// Most renewals for one request: tokens may end again and again while it waits its turn, but not for ever.
+const MAX_RENEWALS: u32 = 4;
 
 /// What is asked of an endpoint.
 #[derive(Debug, Clone)]
@@ -103,11 +106,11 @@ impl Endpoint {
         self.without_ranges.lock().unwrap_or_else(PoisonError::into_inner).contains(&host)
     }
 
-    /// One attempt: redirects are followed, credentials renewed and a remembered redirect that ended is asked for again,
-    /// each once. `Ok` is a 2xx answer.
+    /// One attempt: redirects are followed, credentials renewed, and a remembered redirect that ended is asked for again
+    /// once. `Ok` is a 2xx answer.
     pub(super) async fn once(&self, ask: &Ask) -> Result<Response, Failure> {
         let start = self.url(ask)?;
-        let mut renewed = false;
+        let mut renewals = 0;
         let mut round = 0;
         'from_the_start: loop {
             round += 1;
@@ -127,6 +130,11 @@ impl Endpoint {
                     }
                 };
                 let status = response.status();
+                if let Some(ticket) = &ticket
+                    && (status.is_success() || is_redirect(status))
+                {
+                    self.auth.accepted(ticket);
+                }
                 if is_redirect(status) {
                     hops += 1;
                     if hops > MAX_HOPS {
@@ -146,19 +154,24 @@ impl Endpoint {
                     }
                     return Ok(response);
                 }
+                let authorization = ticket.as_ref().and_then(|ticket| ticket.header.as_ref());
+                let sent = Sent::request(&url, authorization);
                 match (status, ticket) {
-                    (StatusCode::UNAUTHORIZED, Some(ticket)) if !renewed => {
-                        renewed = true;
-                        self.auth.renew(&ticket, challenge::parse(response.headers())).await?;
+                    // What worked a moment ago has ended; what never worked is asked for anew once.
+                    (StatusCode::UNAUTHORIZED, Some(ticket))
+                        if renewals < MAX_RENEWALS && (renewals == 0 || !self.auth.is_final(&ticket)) =>
+                    {
+                        renewals += 1;
+                        self.auth.renew(&ticket, challenge::parse(response.headers()), renewals > 1).await?;
                     }
                     (StatusCode::FORBIDDEN, Some(ticket))
-                        if !renewed && self.auth.may_renew_forbidden(&ticket) =>
+                        if renewals == 0 && self.auth.may_renew_forbidden(&ticket) =>
                     {
-                        renewed = true;
-                        self.auth.renew(&ticket, challenge::parse(response.headers())).await?;
+                        renewals += 1;
+                        self.auth.renew(&ticket, challenge::parse(response.headers()), false).await?;
                     }
                     (StatusCode::UNAUTHORIZED, Some(_)) => {
-                        let reason = format!("it answers {status}{}", self.http.words(response).await);
+                        let reason = format!("it answers {status}{}", self.http.words(response, &sent).await);
                         return Err(Failure::definite(self.auth.deny(reason)));
                     }
                     // A signed link that ended: S3 says 403 or 400, others 401; a deleted one 404.
@@ -175,7 +188,7 @@ impl Endpoint {
                     (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
                         self.forget(ask, stripped);
                         let host = authority(&url);
-                        let reason = format!("it answers {status}{}", self.http.words(response).await);
+                        let reason = format!("it answers {status}{}", self.http.words(response, &sent).await);
                         return Err(Failure::definite(RegistryError::Denied {
                             host,
                             what: ask.what.clone(),
@@ -184,7 +197,7 @@ impl Endpoint {
                     }
                     _ => {
                         self.forget(ask, stripped);
-                        return Err(self.http.failure(response, &ask.what).await);
+                        return Err(self.http.failure(response, &ask.what, &sent).await);
                     }
                 }
             }

@@ -169,6 +169,7 @@ fn is_global_v6(ip: Ipv6Addr) -> bool {
         [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => embedded(hi, lo), // NAT64
         [0x2002, hi, lo, ..] => embedded(hi, lo),               // 6to4
         [0x2001, 0, ..] | [0x2001, 0xdb8, ..] => false,         // Teredo, documentation
+        [0x3fff, second, ..] if second < 0x1000 => false,       // documentation
         // Unicast in use is 2000::/3; fc00::/7, fe80::/10, ::1 and the rest lie outside.
         [first, ..] => first & 0xe000 == 0x2000,
     }
@@ -213,6 +214,9 @@ mod tests {
             "2002:a00:1::",
             "::7f00:1",
             "2001:db8::1",
+            "3fff:123::1",
+            "64:ff9b:1::808:808",
+            "2001:0:808:808::1",
         ] {
             assert!(!is_global(private.parse().unwrap()), "{private}");
         }
@@ -297,5 +301,32 @@ mod tests {
             Ok(vec!["8.8.8.8".to_owned()])
         );
         assert_eq!(resolve("x.example", &[], &[]).await, Err(false));
+    }
+
+    /// Public when it is looked at, private when it is used.
+    #[derive(Debug)]
+    struct Rebinding(std::sync::atomic::AtomicUsize);
+
+    impl Lookup for Rebinding {
+        fn lookup(&self, _: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>> {
+            let first = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            let address = if first { IpAddr::from([8, 8, 8, 8]) } else { IpAddr::from([169, 254, 169, 254]) };
+            Box::pin(async move { Ok(vec![address]) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_checked_is_what_is_connected_to() {
+        let base = url("https://r.example/");
+        let lookup = Arc::new(Rebinding(std::sync::atomic::AtomicUsize::new(0)));
+        let resolver =
+            GuardedResolver { guard: Arc::new(Guard::new(&base, Vec::new())), lookup: lookup.clone() };
+        // The check of the URL asks nobody: there is no first look that a second could contradict.
+        resolver.guard.check(&base, &url("https://rebind.example/x")).unwrap();
+        assert_eq!(lookup.0.load(std::sync::atomic::Ordering::SeqCst), 0);
+        let first: Vec<_> = resolver.resolve("rebind.example".parse().unwrap()).await.unwrap().collect();
+        assert_eq!(first, ["8.8.8.8:0".parse::<SocketAddr>().unwrap()]);
+        let second = resolver.resolve("rebind.example".parse().unwrap()).await.map(drop).unwrap_err();
+        assert!(second.is::<ForbiddenAddress>(), "the next connection looks again");
     }
 }

@@ -94,14 +94,12 @@ pub(super) fn load(
     };
     let path = dir.join("hosts.toml");
     let broken = |reason: String| RegistryError::Configuration { what: path.display().to_string(), reason };
-    let file: HostsFile = toml::from_str(&text).map_err(|e| broken(e.message().to_owned()))?;
+    let file = parse(&text).map_err(broken)?;
     for key in unknown_keys(&file) {
         tracing::warn!(file = %path.display(), key, "hosts.toml has a key that clipfs does not know");
     }
-    let mut keys: Vec<_> = file.host.iter().collect();
-    keys.sort_by_key(|(key, _)| key.span().start);
     let mut hosts = Vec::new();
-    for (key, table) in keys {
+    for (key, table) in in_order(&file) {
         let base = base_url(key.get_ref(), table.override_path).map_err(&broken)?;
         hosts.push(configure(base, true, table, &dir, &file.allow_private).map_err(&broken)?);
     }
@@ -111,6 +109,33 @@ pub(super) fn load(
     };
     hosts.push(configure(server, false, &file.own, &dir, &file.allow_private).map_err(&broken)?);
     Ok(hosts)
+}
+
+fn parse(text: &str) -> Result<HostsFile, String> {
+    toml::from_str(text).map_err(|e| e.message().to_owned())
+}
+
+/// The mirrors in the order of the file.
+fn in_order(file: &HostsFile) -> Vec<(&Spanned<String>, &HostTable)> {
+    let mut hosts: Vec<_> = file.host.iter().collect();
+    hosts.sort_by_key(|(key, _)| key.span().start);
+    hosts
+}
+
+/// For fuzzing: a file's text, as far as it goes without the files that it names.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(data: &[u8]) {
+    let Some(file) = std::str::from_utf8(data).ok().and_then(|text| parse(text).ok()) else { return };
+    let _ = unknown_keys(&file);
+    let hosts = in_order(&file);
+    let bases = hosts.into_iter().map(|(key, table)| (key.get_ref(), table));
+    for (base, table) in bases.chain(file.server.as_ref().map(|server| (server, &file.own))) {
+        if let Ok(url) = base_url(base, table.override_path) {
+            assert!(url.has_host() && url.path().ends_with('/') && url.query().is_none());
+        }
+        let _ = table.client.as_ref().map(client_pair);
+        let _ = headers(table);
+    }
 }
 
 /// What a file says that has no effect.
@@ -229,6 +254,19 @@ fn configure(
                 .map_err(|_| format!("{certificate} is no certificate with its key"))?,
         );
     }
+    Ok(HostConfig {
+        base,
+        is_mirror,
+        can_pull: can("pull"),
+        can_resolve: can("resolve"),
+        headers: headers(table)?,
+        tls,
+        allow_private: allow_private.to_vec(),
+    })
+}
+
+/// The fixed headers of a host; their values may be secrets.
+fn headers(table: &HostTable) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, values) in &table.header {
         let name =
@@ -240,15 +278,7 @@ fn configure(
             headers.append(name.clone(), value);
         }
     }
-    Ok(HostConfig {
-        base,
-        is_mirror,
-        can_pull: can("pull"),
-        can_resolve: can("resolve"),
-        headers,
-        tls,
-        allow_private: allow_private.to_vec(),
-    })
+    Ok(headers)
 }
 
 /// `client = "both.pem"`, `["both.pem"]` or `[["cert.pem", "key.pem"]]`. The first pair is used.

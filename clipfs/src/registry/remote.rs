@@ -200,6 +200,17 @@ impl Remote {
         }
     }
 
+    /// Asks for the credentials of the image's own registry now: see [`super::ImageSource::authenticate`].
+    pub(super) async fn authenticate(&self) -> Result<(), RegistryError> {
+        // The registry itself comes after its mirrors.
+        let Some(endpoint) = self.endpoints.last() else { return Err(self.nobody()) };
+        let mut budget = Budget::new(self.attempts);
+        while let Err(error) = endpoint.auth.authenticate().await {
+            self.pause(&mut budget, error.into()).await?;
+        }
+        Ok(())
+    }
+
     /// Lets tokens grow older without waiting.
     #[cfg(test)]
     pub(super) fn age_tokens(&self, by: std::time::Duration) {

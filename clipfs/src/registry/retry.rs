@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::RegistryError;
+use crate::credentials::CredentialError;
 
 /// First step of the exponential backoff.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -44,7 +45,10 @@ impl Failure {
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         let retry = match &error {
-            RegistryError::TooManyRequests { retry_after: Some(wait), .. } => Retry::After(*wait),
+            RegistryError::TooManyRequests { retry_after: Some(wait), .. }
+            | RegistryError::Credentials(CredentialError::TryLater { after: Some(wait), .. }) => {
+                Retry::After(*wait)
+            }
             _ if error.is_permanent() => Retry::Never,
             _ => Retry::Backoff,
         };

@@ -3,5 +3,6 @@
 mod auth;
 mod local;
 mod redirects;
+mod renewal;
 mod server;
 mod wire;

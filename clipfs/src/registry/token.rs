@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::RegistryError;
 use super::client::{Http, Outgoing};
+use super::echo::Sent;
 use super::retry::Failure;
 use super::safe_url::{SafeUrl, authority};
 use crate::credentials::{Credential, CredentialError};
@@ -36,6 +37,15 @@ pub(super) struct TokenSource {
 pub(super) struct Token {
     pub(super) value: SecretString,
     pub(super) valid_for: Duration,
+    /// What the endpoint understood.
+    pub(super) way: Way,
+}
+
+/// The two forms of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Get,
+    Post,
 }
 
 /// Why there is none.
@@ -86,13 +96,31 @@ fn header(host: &str, scheme: &str, value: &str) -> Result<HeaderValue, Registry
     Ok(header)
 }
 
-/// Gets a token. One attempt: whoever needs the token tries again.
+/// Whether a credential can be presented at all.
+///
+/// # Errors
+/// What no header may have in it.
+pub(super) fn check(host: &str, credential: &Credential) -> Result<(), CredentialError> {
+    let outcome = match credential {
+        Credential::Anonymous => return Ok(()),
+        Credential::Basic { username, password } => basic(host, username, password),
+        Credential::Bearer(token) | Credential::RefreshToken(token) => bearer(host, token),
+    };
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(RegistryError::Credentials(error)) => Err(error),
+        Err(other) => Err(CredentialError::Malformed(other.to_string())),
+    }
+}
+
+/// Gets a token, asking in the way that was understood before first. One attempt: whoever needs the token tries again.
 pub(super) async fn fetch(
     http: &Http,
     source: &TokenSource,
     credential: &Credential,
+    way: Option<Way>,
 ) -> Result<Token, NoToken> {
-    match once(http, source, credential).await {
+    match once(http, source, credential, way).await {
         Ok(Ok(token)) => Ok(token),
         Ok(Err(refused)) => Err(NoToken::Refused(refused)),
         Err(failure) => Err(NoToken::Failed(failure.error)),
@@ -104,38 +132,37 @@ async fn once(
     http: &Http,
     source: &TokenSource,
     credential: &Credential,
+    way: Option<Way>,
 ) -> Result<Result<Token, String>, Failure> {
     let host = authority(&source.realm);
-    let ways = match credential {
-        Credential::Anonymous | Credential::Bearer(_) => vec![get(source, None)],
-        Credential::Basic { username, password } => {
-            vec![get(source, Some(basic(&host, username, password)?)), post(source, credential)]
-        }
-        Credential::RefreshToken(token) => {
-            vec![post(source, credential), get(source, Some(basic(&host, "<token>", token)?))]
-        }
+    let mut ways = match credential {
+        Credential::Anonymous | Credential::Bearer(_) => vec![(Way::Get, get(source, None))],
+        Credential::Basic { username, password } => vec![
+            (Way::Get, get(source, Some(basic(&host, username, password)?))),
+            (Way::Post, post(source, credential)),
+        ],
+        Credential::RefreshToken(token) => vec![
+            (Way::Post, post(source, credential)),
+            (Way::Get, get(source, Some(basic(&host, "<token>", token)?))),
+        ],
     };
-    let mut first_refusal: Option<(StatusCode, String)> = None;
-    for way in ways {
+    ways.sort_by_key(|(each, _)| way.is_some_and(|way| way != *each));
+    let sent = Sent::credential(credential);
+    let mut refusals: Vec<(StatusCode, String)> = Vec::new();
+    for (way, request) in ways {
         http.counters.token_requests.fetch_add(1, Relaxed);
-        let response = http.send(way).await?;
+        let response = http.send(request).await?;
         let status = response.status();
         if status.is_success() {
             let body = http.small_body(response).await?;
-            return Ok(Ok(parse(&body).map_err(|reason| {
+            return Ok(Ok(parse(&body, way).map_err(|reason| {
                 Failure::definite(RegistryError::Protocol { host: host.clone(), reason: reason.into() })
             })?));
         }
         match status.as_u16() {
             400 | 401 | 403 | 404 | 405 => {
-                let words = http.words(response).await;
-                // "Wrong password" says more than "method not allowed".
-                let says_more = matches!(status.as_u16(), 401 | 403);
-                if first_refusal.is_none()
-                    || (says_more && first_refusal.as_ref().is_none_or(|(s, _)| *s != status))
-                {
-                    first_refusal = Some((status, format!("its token endpoint answers {status}{words}")));
-                }
+                let words = http.words(response, &sent).await;
+                refusals.push((status, format!("its token endpoint answers {status}{words}")));
                 if status == StatusCode::FORBIDDEN {
                     break;
                 }
@@ -144,11 +171,20 @@ async fn once(
                 let reason = format!("the token endpoint {} redirects", SafeUrl(&source.realm));
                 return Err(Failure::definite(RegistryError::Protocol { host, reason }));
             }
-            _ => return Err(http.failure(response, "a token").await),
+            _ => return Err(http.failure(response, "a token", &sent).await),
         }
     }
-    let (status, reason) = first_refusal.unwrap_or((StatusCode::UNAUTHORIZED, "no token".into()));
-    if status == StatusCode::NOT_FOUND || status == StatusCode::METHOD_NOT_ALLOWED {
+    // "Wrong password" says more than "method not allowed", whichever was said first.
+    let telling = |status: StatusCode| match status.as_u16() {
+        401 | 403 => 0,
+        400 => 1,
+        _ => 2,
+    };
+    let (status, reason) = refusals
+        .into_iter()
+        .min_by_key(|(status, _)| telling(*status))
+        .unwrap_or((StatusCode::UNAUTHORIZED, "no token".into()));
+    if telling(status) == 2 {
         return Err(Failure::definite(RegistryError::Protocol { host, reason }));
     }
     Ok(Err(reason))
@@ -200,7 +236,7 @@ fn accept_json() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))])
 }
 
-fn parse(body: &[u8]) -> Result<Token, &'static str> {
+fn parse(body: &[u8], way: Way) -> Result<Token, &'static str> {
     #[derive(serde::Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -214,7 +250,7 @@ fn parse(body: &[u8]) -> Result<Token, &'static str> {
         serde_json::from_slice(body).map_err(|_| "the token endpoint's answer is malformed")?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|t| !t.is_empty());
     let value = value.ok_or("the token endpoint's answer has no token")?.into();
-    Ok(Token { value, valid_for: life(&answer.expires_in) })
+    Ok(Token { value, valid_for: life(&answer.expires_in), way })
 }
 
 fn life(expires_in: &serde_json::Value) -> Duration {
@@ -242,11 +278,18 @@ mod tests {
             (r#"{"token":"t","expires_in":12.5}"#, 60),
             (r#"{"token":"t","expires_in":86400}"#, 43_200),
         ] {
-            assert_eq!(parse(json.as_bytes()).unwrap().valid_for, Duration::from_secs(want), "{json}");
+            assert_eq!(
+                parse(json.as_bytes(), Way::Get).unwrap().valid_for,
+                Duration::from_secs(want),
+                "{json}"
+            );
         }
-        assert_eq!(parse(br#"{"token":"","access_token":"a"}"#).unwrap().value.expose_secret(), "a");
+        assert_eq!(
+            parse(br#"{"token":"","access_token":"a"}"#, Way::Get).unwrap().value.expose_secret(),
+            "a"
+        );
         for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":7}"#, "[]"] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+            assert!(parse(bad.as_bytes(), Way::Get).is_err(), "{bad}");
         }
     }
 

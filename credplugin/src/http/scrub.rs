@@ -40,9 +40,15 @@ impl Secrets {
         let percent = form.replace('+', "%20");
         let json = serde_json::Value::from(value).to_string();
         let json = json.trim_matches('"').to_owned();
-        let base64 = STANDARD.encode(value);
-        let url_safe = URL_SAFE_NO_PAD.encode(value);
-        for written in [value.to_owned(), form, percent, json, base64, url_safe] {
+        let hexadecimal = value.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let every = value.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+        let mut all = vec![value.to_owned(), form, percent, json, hexadecimal, every];
+        // Wherever in a base64 text it begins: pieces cover all but its first characters.
+        for before in 0..3 {
+            let shifted = Zeroizing::new([&[0; 3][..before], value.as_bytes()].concat());
+            all.extend([STANDARD.encode(&*shifted), URL_SAFE_NO_PAD.encode(&*shifted)]);
+        }
+        for written in all {
             if !self.0.iter().any(|known| known.as_str() == written) {
                 self.0.push(Zeroizing::new(written));
             }
@@ -123,6 +129,13 @@ mod tests {
         }
         let basic = STANDARD.encode("pl4nted-s3cret/+ x");
         assert_eq!(secrets.scrub(&format!("got {basic}.")), "got [redacted].");
+        for user in ["", "u", "us", "use"] {
+            let within = STANDARD.encode(format!("{user}:pl4nted-s3cret/+ x:more"));
+            let said = secrets.scrub(&within);
+            assert!(said.contains(BLOT) && said.len() < within.len() - 8, "{said}");
+        }
+        assert_eq!(secrets.scrub("got 414B49414558414d504c45."), "got [redacted].");
+        assert_eq!(secrets.scrub("got %41%4B%49%41%45%58%41%4D%50%4C%45."), "got [redacted].");
     }
 
     #[test]

@@ -70,6 +70,7 @@ fn tar_of(path: &Path, members: &[(String, Vec<u8>)]) {
 
 async fn reads(spec: &str, image: &Image) {
     let source = open(spec).await.unwrap_or_else(|e| panic!("{spec}: {e}"));
+    source.authenticate().await.unwrap(); // nobody is asked
     let found = source.resolve(&amd64()).await.unwrap_or_else(|e| panic!("{spec}: {e}"));
     assert_eq!(found.config_bytes, image.config.as_bytes());
     let layer = &found.manifest.layers[0];

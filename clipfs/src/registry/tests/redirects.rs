@@ -130,30 +130,61 @@ async fn bad_targets_are_refused() {
     assert_eq!(server.requests().len(), 6);
 }
 
-/// Says that the registry is public, at an address of this machine, and everything else as told.
+/// Says that the registry is public, at an address of this machine, and of everything else what comes next.
 #[derive(Debug)]
-struct Names(IpAddr);
+struct Names(Vec<IpAddr>, AtomicUsize);
 
 impl Lookup for Names {
     fn lookup(
         &self,
         host: String,
     ) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>> {
-        let ip = if host == "registry.test" { IpAddr::from([127, 0, 0, 1]) } else { self.0 };
-        Box::pin(async move { Ok(vec![ip]) })
+        let ips = match host == "registry.test" {
+            true => vec![IpAddr::from([127, 0, 0, 1])],
+            false => {
+                self.1.fetch_add(1, SeqCst);
+                self.0.clone()
+            }
+        };
+        Box::pin(async move { Ok(ips) })
     }
 }
 
 #[tokio::test]
 async fn names_that_resolve_privately_are_refused_before_any_packet() {
-    let inside = Server::start("127.0.0.3", |_, _| Reply::new(200, r#"{"token":"t"}"#)).await;
-    let port = inside.host.rsplit(':').next().unwrap().to_owned();
-    for what in ["redirect", "realm"] {
-        let port = port.clone();
+    let inside = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    inside.set_nonblocking(true).unwrap();
+    let port = inside.local_addr().unwrap().port();
+    let addresses = [
+        "127.0.0.3",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "0.0.0.0",
+        "::",
+        "::1",
+        "fe80::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "::ffff:127.0.0.3",
+        "64:ff9b::7f00:3",
+        "64:ff9b:1::1",
+        "2002:7f00:3::1",
+        "::7f00:3",
+    ];
+    let one_each = addresses.map(|address| vec![address]);
+    for (addresses, what) in one_each
+        .into_iter()
+        .chain([vec!["127.0.0.3", "::1", "169.254.169.254"]])
+        .flat_map(|addresses| ["redirect", "realm", "manifest"].map(|what| (addresses.clone(), what)))
+    {
         let server = Server::start("127.0.0.1", move |_, _| match what {
-            "redirect" => Reply::new(302, "").with("location", format!("https://inside.test:{port}/x")),
-            _ => Reply::new(401, "")
+            "realm" => Reply::new(401, "")
                 .with("www-authenticate", format!("Bearer realm=\"https://inside.test:{port}/token\"")),
+            _ => Reply::new(302, "").with("location", format!("https://inside.test:{port}/x")),
         })
         .await;
         let own_port = server.host.rsplit(':').next().unwrap();
@@ -161,14 +192,23 @@ async fn names_that_resolve_privately_are_refused_before_any_packet() {
         let credential = Credential::Basic { username: "u".into(), password: "p".into() };
         let mut options = with_credentials(Static { registry: reference.registry.clone(), credential });
         options.plain_http = true;
-        let lookup = Arc::new(Names(IpAddr::from([127, 0, 0, 3])));
-        let remote = Remote::open_with(reference, &options, lookup).unwrap();
-        let error = remote.manifest("1", None, None).await.unwrap_err();
+        let ips = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let lookup = Arc::new(Names(ips, AtomicUsize::new(0)));
+        let names: Arc<dyn Lookup> = lookup.clone();
+        let remote = Arc::new(Remote::open_with(reference, &options, names).unwrap());
+        let error = match what {
+            "manifest" => remote.manifest("1", None, None).await.map(drop).unwrap_err(),
+            _ => crate::registry::stream::HttpStream::open(Arc::clone(&remote), &Image::new(9).blob(), 0..9)
+                .await
+                .unwrap_err(),
+        };
         assert!(
             matches!(&error, RegistryError::Protocol { reason, .. } if reason.contains("private address")),
-            "{error}"
+            "{addresses:?} {what}: {error}"
         );
-        assert_eq!(server.requests().len(), 1, "{what}");
+        assert_eq!(crate::exit::registry(&error), crate::exit::PROTOCOL);
+        assert_eq!((server.requests().len(), lookup.1.load(SeqCst)), (1, 1), "{addresses:?} {what}");
     }
-    assert_eq!(inside.requests().len(), 0);
+    let came = inside.accept().map(|_| ()).unwrap_err();
+    assert_eq!(came.kind(), std::io::ErrorKind::WouldBlock, "nobody connected");
 }
