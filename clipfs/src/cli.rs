@@ -31,6 +31,7 @@ mod logging;
 mod mount;
 mod output;
 mod progress;
+mod request;
 mod time;
 mod tree;
 mod verify;
@@ -120,7 +121,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let level = flags.log_level.clone().or_else(|| file.log_level.clone());
     let settings = Settings::resolve(flags, file)?;
     logging::init(level.as_deref().unwrap_or(logging::QUIET), settings.log_format)?;
-    let context = Context::new(settings, args.command.platform());
+    let mut context = Context::new(settings, args.command.source())?;
     match &args.command {
         Command::Index(args) => block_on(index::run(&context, args)),
         Command::Ls(args) => block_on(browse::ls(&context, args)),
@@ -132,7 +133,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Mount(args) => {
             // The runtime and its threads are gone before mounting: the keeper in the foreground waits for signals.
             let request = block_on(mount::prepare(&context, args))?;
-            mount::run(request, args)
+            // The secrets that this process has seen are wiped before it waits.
+            let held_request = context.held_request.take();
+            drop(context);
+            mount::run(request, held_request, args)
         }
         Command::Umount(args) => mount::umount(&context, args),
         Command::Status(args) => mount::status(&context, args),

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 pub mod units;
 
+use credplugin::Endpoints;
+
 pub use units::{ByteSize, Span};
+
+use crate::credentials::PluginSpec;
 
 /// Where the settings file lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/clipfs/config.toml";
@@ -104,8 +108,12 @@ pub struct Layer {
     pub plain_http: Option<bool>,
     /// See [`Settings::hosts_dir`].
     pub hosts_dir: Option<PathBuf>,
-    /// A credential plugin. There are none yet; who names one must not get anonymous access instead.
-    pub credential_plugin: Option<String>,
+    /// See [`Settings::credential_plugin`].
+    pub credential_plugin: Option<PluginSpec>,
+    /// See [`Settings::credential_plugin_env`].
+    pub credential_plugin_env: Option<Vec<String>>,
+    /// See [`Settings::endpoints`].
+    pub endpoints: Option<Endpoints>,
     /// See [`Settings::metrics`].
     pub metrics: Option<std::net::SocketAddr>,
     /// See [`Settings::log_level`].
@@ -147,6 +155,12 @@ pub struct Settings {
     pub plain_http: bool,
     /// containerd's `certs.d`.
     pub hosts_dir: Option<PathBuf>,
+    /// Who is asked for credentials; `None` = only the request, or nobody.
+    pub credential_plugin: Option<PluginSpec>,
+    /// Names of the environment variables that plugins of others get besides PATH and HOME.
+    pub credential_plugin_env: Vec<String>,
+    /// The operator's own token endpoints. In the settings file only: nobody types them.
+    pub endpoints: Endpoints,
     /// Address that answers with Prometheus metrics.
     pub metrics: Option<std::net::SocketAddr>,
     /// Filter of log lines: a level, or `target=level` pairs.
@@ -231,10 +245,6 @@ impl Settings {
     pub fn resolve(flags: Layer, file: Layer) -> Result<Self, ConfigError> {
         let mib = |n: u64| ByteSize(n << 20);
         let seconds = |n| Span(std::time::Duration::from_secs(n));
-        if flags.credential_plugin.is_some() || file.credential_plugin.is_some() {
-            let reason = "credential plugins are not supported by this version".into();
-            return Err(ConfigError::Value { key: "credential_plugin", reason });
-        }
         let settings = Self {
             cache_dir: flags.cache_dir.or(file.cache_dir).unwrap_or_else(|| "/var/cache/clipfs".into()),
             cache_size: flags.cache_size.or(file.cache_size).unwrap_or(mib(20 << 10)),
@@ -253,6 +263,12 @@ impl Settings {
                 .unwrap_or(ByteSize(u64::from(crate::decode::DEFAULT_CHUNK))),
             plain_http: flags.plain_http.or(file.plain_http).unwrap_or(false),
             hosts_dir: flags.hosts_dir.or(file.hosts_dir),
+            credential_plugin: flags.credential_plugin.or(file.credential_plugin),
+            credential_plugin_env: flags
+                .credential_plugin_env
+                .or(file.credential_plugin_env)
+                .unwrap_or_default(),
+            endpoints: flags.endpoints.or(file.endpoints).unwrap_or_default(),
             metrics: flags.metrics.or(file.metrics),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
@@ -279,6 +295,13 @@ impl Settings {
         for (key, span) in [("read_timeout", self.read_timeout), ("mount_timeout", self.mount_timeout)] {
             if span.0.is_zero() {
                 return Err(ConfigError::Value { key, reason: "must be longer than 0s".into() });
+            }
+        }
+        for name in &self.credential_plugin_env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                // Not quoted: who writes NAME=VALUE here may have written a secret.
+                let reason = "takes names of environment variables, not their values".into();
+                return Err(ConfigError::Value { key: "credential_plugin_env", reason });
             }
         }
         let chunk = (64 << 10)..=u64::from(crate::decode::MAX_CHUNK / 2);
@@ -322,6 +345,8 @@ mod tests {
             ("cache_size = \"lots\"", "\"lots\" is not a size"),
             ("passthrough = \"perhaps\"", "unknown variant `perhaps`"),
             ("memory = [1]", "a size such as"),
+            ("credential_plugin = \"helm:/p\"", "\"helm\" is no kind of credential plugin"),
+            ("[endpoints]\necs = \"http://127.0.0.1:1\"", "line 2: unknown field `ecs`"),
             ("memory = ", "line 1"),
         ];
         for (text, expected) in table {
@@ -341,15 +366,27 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_plugin_is_refused_wherever_it_is_named() {
-        let plugin = || parse("credential_plugin = \"/bin/x\"").unwrap();
-        for (flags, file) in [(plugin(), Layer::default()), (Layer::default(), plugin())] {
-            let error = Settings::resolve(flags, file).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                "setting credential_plugin: credential plugins are not supported by this version"
-            );
-        }
+    fn credentials_come_from_flags_or_file() {
+        let file = "credential_plugin = \"docker:/bin/x\"\ncredential_plugin_env = [\"AWS_PROFILE\"]\n\
+                    [endpoints]\necr = \"http://127.0.0.1:5555\"\n";
+        let settings = Settings::resolve(Layer::default(), parse(file).unwrap()).unwrap();
+        assert_eq!(settings.credential_plugin, Some(PluginSpec::Docker("/bin/x".into())));
+        assert_eq!(settings.credential_plugin_env, ["AWS_PROFILE"]);
+        assert_eq!(settings.endpoints.ecr.as_deref(), Some("http://127.0.0.1:5555"));
+        let flags = Layer { credential_plugin: Some(PluginSpec::Clipfs("/p".into())), ..Layer::default() };
+        let settings = Settings::resolve(flags, parse(file).unwrap()).unwrap();
+        assert_eq!(settings.credential_plugin, Some(PluginSpec::Clipfs("/p".into())));
+    }
+
+    #[test]
+    fn values_of_variables_are_refused_and_not_repeated() {
+        let flags =
+            Layer { credential_plugin_env: Some(vec!["TOKEN=pl4nted-value".into()]), ..Layer::default() };
+        let error = Settings::resolve(flags, Layer::default()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("setting credential_plugin_env: ") && !error.contains("pl4nted"),
+            "{error}"
+        );
     }
 
     #[test]

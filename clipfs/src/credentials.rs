@@ -8,16 +8,24 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::oci::reference::Reference;
+
+mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
 pub mod in_process;
+mod json;
 pub mod kubelet;
 pub mod plugin;
 pub mod provider;
 pub mod request;
+mod scrub;
+mod server;
 pub mod source;
+mod value;
 
+pub use json::Fault;
 pub use provider::{Anonymous, CredentialProvider, Static};
 pub use source::{CredentialSource, PluginSpec};
 
@@ -51,6 +59,22 @@ pub struct CredentialRequest {
     pub image: String,
     /// Token scope, e.g. `repository:team/app:pull`.
     pub scope: String,
+}
+
+impl CredentialRequest {
+    /// The repository at [`Self::registry`], as far as the scope or the image tells it. The scope comes first: a mirror's names
+    /// need not be the image's.
+    #[must_use]
+    pub fn repository(&self) -> Option<String> {
+        let scoped = self.scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+        match scoped {
+            Some((repository, _)) if !repository.is_empty() => Some(repository.to_owned()),
+            _ => Reference::parse(&self.image)
+                .ok()
+                .filter(|image| image.registry == server::fold(&self.registry))
+                .map(|image| image.repository),
+        }
+    }
 }
 
 /// Why there are no credentials. The text never holds a secret.
@@ -102,5 +126,34 @@ impl CredentialError {
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::TryLater { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_repository() {
+        let table = [
+            ("r.example", "r.example/team/app:1", "repository:team/app:pull", Some("team/app")),
+            (
+                "mirror.example",
+                "docker.io/library/alpine",
+                "repository:hub/alpine:pull,push",
+                Some("hub/alpine"),
+            ),
+            ("r.example:5000", "r.example:5000/team/app@sha256:0", "", None),
+            ("r.example:5000", "r.example:5000/team/app:1", "registry:catalog:*", Some("team/app")),
+            ("docker.io", "alpine", "", Some("library/alpine")),
+            ("index.docker.io", "alpine", "repository::pull", Some("library/alpine")),
+            ("mirror.example", "alpine", "", None),
+            ("r.example", "", "", None),
+        ];
+        for (registry, image, scope, expected) in table {
+            let request =
+                CredentialRequest { registry: registry.into(), image: image.into(), scope: scope.into() };
+            assert_eq!(request.repository().as_deref(), expected, "{request:?}");
+        }
     }
 }

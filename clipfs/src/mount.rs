@@ -2,18 +2,23 @@
 //!
 //! `clipfs mount` is two processes. The keeper opens `/dev/fuse`, mounts and holds the descriptor; the server is everything
 //! else and may die at any time: the keeper starts it again, and it adopts the connection ([`crate::fuse::session`]). Both
-//! are this program under hidden subcommands: `keeper` (the request on its standard input, its report on its standard output) and
-//! `server RUN_DIR`. Used by [`crate::cli`].
+//! are this program under hidden subcommands: `keeper` (its standard input is a socket for the request and its report; its standard
+//! output a held ContainerRequest, if there is one) and `server RUN_DIR`. Used by [`crate::cli`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+mod asked;
 pub mod error;
+mod hardening;
 mod keeper;
 mod logging;
 mod metrics;
@@ -25,6 +30,7 @@ mod status;
 mod unmount;
 
 pub use error::MountError;
+pub use hardening::harden;
 pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};
@@ -41,33 +47,33 @@ const KEEPER_COMMAND: &str = "keeper";
 /// What the keeper may take longer than the mount itself: starting, and cleaning up after a failure.
 const KEEPER_SLACK: Duration = Duration::from_secs(10);
 
-/// Mounts in the background: returns when the mount serves, or failed with nothing left behind.
+/// Mounts in the background: returns when the mount serves, or failed with nothing left behind. `held`: the ContainerRequest
+/// in memory, where it has no file that could be read again; the keeper holds it for all servers.
 ///
 /// # Errors
 /// See [`MountError`].
-pub fn mount(request: MountRequest) -> Result<Mounted, MountError> {
-    let request = check(request)?;
+pub fn mount(request: MountRequest, held: Option<OwnedFd>) -> Result<Mounted, MountError> {
+    let mut request = check(request)?;
+    request.holds_request = held.is_some();
     let spawn = |source| MountError::Spawn { what: "keeper", source };
     let dir = RunDir::of(&request.run_dir, &request.mountpoint);
     let log = open_log(&request, &dir).map_err(|source| MountError::RunDir {
         path: request.log_file.clone().unwrap_or_else(|| dir.path().to_owned()),
         source,
     })?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(spawn)?;
+    // Descriptors go as standard ones only: nothing else is ever inherited, by nobody.
     let mut child = Command::new("/proc/self/exe")
         .arg0("clipfs")
         .arg(KEEPER_COMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdin(OwnedFd::from(theirs))
+        .stdout(held.map_or_else(Stdio::null, Stdio::from))
         .stderr(log)
         .spawn()
         .map_err(spawn)?;
-    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(spawn(io::Error::other("no pipes")));
-    };
-    send(&mut stdin, &request).map_err(spawn)?;
-    drop(stdin);
+    send(&mut ours, &request).and_then(|()| ours.shutdown(Shutdown::Write)).map_err(spawn)?;
     let limit = request.mount_timeout + request.unmount_timeout + KEEPER_SLACK;
-    match report(stdout, limit) {
+    match report(ours, limit) {
         Some(KeeperReport::Mounted(mounted)) => Ok(mounted),
         Some(KeeperReport::Failed { message, code }) => {
             // It has reported last thing before its end.
@@ -94,9 +100,13 @@ pub fn mount(request: MountRequest) -> Result<Mounted, MountError> {
 ///
 /// # Errors
 /// See [`MountError`].
-pub fn mount_foreground(request: MountRequest, ready: impl FnOnce(&Mounted)) -> Result<(), MountError> {
+pub fn mount_foreground(
+    request: MountRequest,
+    held: Option<OwnedFd>,
+    ready: impl FnOnce(&Mounted),
+) -> Result<(), MountError> {
     let request = check(request)?;
-    keeper::run(&request, |mounted| {
+    keeper::run(&request, held, |mounted| {
         ready(mounted);
         Ok(())
     })
@@ -105,8 +115,8 @@ pub fn mount_foreground(request: MountRequest, ready: impl FnOnce(&Mounted)) -> 
 /// Entry point of the hidden subcommand `keeper`.
 #[must_use]
 pub fn keeper_main() -> ExitCode {
-    let request: MountRequest = match serde_json::from_reader(io::stdin().lock()) {
-        Ok(request) => request,
+    let (request, held, mut caller) = match take_over() {
+        Ok(taken) => taken,
         Err(error) => {
             tracing::error!(%error, "not started by `clipfs mount`");
             return ExitCode::from(crate::exit::SOFTWARE);
@@ -117,16 +127,16 @@ pub fn keeper_main() -> ExitCode {
         tracing::warn!(%error, "cannot leave the session");
     }
     let mut told = false;
-    let result = keeper::run(&request, |mounted| {
+    let result = keeper::run(&request, held, |mounted| {
         told = true;
-        tell(&Ok(mounted.clone()))
+        tell(&mut caller, &Ok(mounted.clone()))
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
             tracing::error!("{}", error::sentence(&error));
-            if !told && let Err(error) = tell(&Err(error)) {
+            if !told && let Err(error) = tell(&mut caller, &Err(error)) {
                 tracing::debug!(%error, "nobody waits for the mount any more");
             }
             ExitCode::from(code)
@@ -134,30 +144,38 @@ pub fn keeper_main() -> ExitCode {
     }
 }
 
-/// Own session, no working directory that would keep a file system busy, no standard input.
-fn detach() -> io::Result<()> {
-    std::env::set_current_dir("/")?;
+/// What `clipfs mount` hands over: the request, the ContainerRequest in memory, and the socket it waits at. Standard input and
+/// output become `/dev/null`: no server inherits them.
+fn take_over() -> io::Result<(MountRequest, Option<OwnedFd>, UnixStream)> {
+    let caller = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let held = io::stdout().as_fd().try_clone_to_owned()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    let request: MountRequest = serde_json::from_reader(&caller).map_err(io::Error::other)?;
+    let held = request.holds_request.then_some(held);
+    Ok((request, held, caller))
+}
+
+/// Own session, no working directory that would keep a file system busy.
+fn detach() -> io::Result<()> {
+    std::env::set_current_dir("/")?;
     nix::unistd::setsid()?;
     Ok(())
 }
 
-/// Says the one thing that `clipfs mount` waits for, and closes the pipe.
-fn tell(result: &Result<Mounted, MountError>) -> io::Result<()> {
-    send(&mut io::stdout().lock(), &KeeperReport::of(result))?;
-    io::stdout().flush()?;
-    let null = File::options().write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdout(&null)?;
-    Ok(())
+/// Says the one thing that `clipfs mount` waits for, and that there is no more.
+fn tell(caller: &mut UnixStream, result: &Result<Mounted, MountError>) -> io::Result<()> {
+    send(caller, &KeeperReport::of(result))?;
+    caller.shutdown(Shutdown::Both)
 }
 
 /// The keeper's report; `None` = it ended, or says nothing within the limit.
-fn report(stdout: std::process::ChildStdout, limit: Duration) -> Option<KeeperReport> {
+fn report(keeper: UnixStream, limit: Duration) -> Option<KeeperReport> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
+        let read = BufReader::new(keeper).read_line(&mut line);
         // Nobody receives after the limit.
         let _ = sender.send(read.ok().and_then(|_| serde_json::from_str(&line).ok()));
     });
@@ -203,6 +221,13 @@ fn check(mut request: MountRequest) -> Result<MountRequest, MountError> {
     let paths = [&mut request.run_dir, &mut server.index, &mut server.cache_dir];
     for path in paths.into_iter().chain(request.log_file.as_mut()).chain(server.hosts_dir.as_mut()) {
         *path = absolute(path)?;
+    }
+    let credentials = &mut server.credentials;
+    if let Some(path) = &mut credentials.request {
+        *path = absolute(path)?;
+    }
+    if let Some(plugin) = &credentials.plugin {
+        credentials.plugin = Some(plugin.with_path(absolute(plugin.path())?));
     }
     request.mountpoint = check_mountpoint(&request.mountpoint, &request.run_dir)?;
     Ok(request)

@@ -49,7 +49,7 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
         ],
     ),
     ("build", 4, &["registry", "credentials", "index", "image", "decode", "oci", "num"]),
-    ("config", 4, &["decode", "oci", "num"]),
+    ("config", 4, &["credentials", "decode", "oci", "num"]),
     ("fuse", 3, &["vfs", "read", "store", "index", "image", "decode", "oci", "num"]),
     ("exit", 3, &["vfs", "read", "store", "registry", "credentials", "index", "decode"]),
     ("vfs", 2, &["index", "image", "decode", "oci", "num"]),
@@ -69,7 +69,12 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
 const SAME_LEVEL: [(&str, &str); 1] = [("registry", "credentials")];
 
 /// Libraries that only some modules may know, and why.
-const LIBRARIES: [(&str, &[&str], &str); 12] = [
+const LIBRARIES: [(&str, &[&str], &str); 13] = [
+    (
+        "credplugin",
+        &["credentials", "cli", "config", "mount"],
+        "who may pull from where is asked through `credentials`; settings carry its endpoints",
+    ),
     ("reqwest", &["registry"], "the one door to the network"),
     ("hyper", &["mount"], "serves metrics; who asks for something asks through `registry`"),
     ("hyper_util", &["mount"], "serves metrics; who asks for something asks through `registry`"),
@@ -80,8 +85,16 @@ const LIBRARIES: [(&str, &[&str], &str); 12] = [
     ("memmap2", &["index"], "the index is the one mapped file"),
     ("zstd", &["decode"], "compression is decoding's"),
     ("libz_rs_sys", &["decode"], "compression is decoding's"),
-    ("tokio", &["cli", "mount", "build", "fuse", "read", "registry"], "what is pure or synchronous stays so"),
-    ("nix", &["cli", "mount", "fuse", "store"], "system calls belong where there are files and processes"),
+    (
+        "tokio",
+        &["cli", "mount", "build", "fuse", "read", "registry", "credentials"],
+        "what is pure or synchronous stays so",
+    ),
+    (
+        "nix",
+        &["cli", "mount", "fuse", "store", "credentials"],
+        "system calls belong where there are files and processes",
+    ),
 ];
 
 /// Modules without I/O, clocks, threads and environment.

@@ -90,3 +90,29 @@ impl Error {
         Self::new(Code::BadRequest, format!("{path}: {reason}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_words_and_exit_codes() {
+        for (word, exit) in [
+            ("usage", 64),
+            ("bad_request", 65),
+            ("not_found", 66),
+            ("unavailable", 69),
+            ("internal", 70),
+            ("try_later", 75),
+            ("denied", 77),
+        ] {
+            let code = Code::of_word(word).expect(word);
+            assert_eq!((code.word(), code.exit_code()), (word, exit));
+        }
+        assert_eq!(Code::of_word("Denied"), None);
+        assert_eq!(
+            Error::bad_request("env[3]", "expected a string").to_string(),
+            "env[3]: expected a string"
+        );
+    }
+}

@@ -15,7 +15,7 @@
 //! | [`request`] | the ContainerRequest |
 //! | [`image_credentials`] | its `image_credentials` in all forms |
 //! | [`kind`], [`host`], [`registry`] | types, hosts matched whole, names |
-//! | [`answer`], [`error`], [`json`] | words for all |
+//! | [`mod@answer`], [`error`], [`json`] | words for all |
 
 pub mod answer;
 pub mod endpoints;
@@ -33,8 +33,10 @@ pub mod request;
 pub use answer::{Answer, Ask, Scheme};
 pub use endpoints::Endpoints;
 pub use error::{Code, Error};
-pub use image_credentials::{CredentialMap, ImageCredentials, marshal_credentials, parse_credentials};
+pub use image_credentials::{
+    CredentialMap, ImageCredentials, credentials_from, marshal_credentials, parse_credentials,
+};
 pub use kind::{CredentialType, detect_type};
-pub use provider::answer;
-pub use registry::{parse_registry, secret_name};
+pub use provider::{answer, check, check_as};
+pub use registry::{is_loopback, normalize_registry, parse_registry, secret_name};
 pub use request::ContainerRequest;

@@ -1,3 +1,7 @@
-//! `credplugin`: see the library.
+//! `credplugin`; `docker-credential-clipfs` when called by that name. The library says what it answers, [`cli`] how it is asked.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ByteSize, Layer, LogFormat, Passthrough, Prefetch, Span};
+use crate::credentials::PluginSpec;
 use crate::oci::Platform;
 
 /// Mounts unmodified OCI images lazily.
@@ -46,9 +47,6 @@ pub(super) struct GlobalArgs {
     /// Where running mounts are described [default: /run/clipfs]
     #[arg(long, global = true, value_name = "DIR", env = "CLIPFS_RUN_DIR", hide = true)]
     pub(super) run_dir: Option<PathBuf>,
-    /// Always refused: read so that nobody who sets it gets anonymous access instead
-    #[arg(long, global = true, value_name = "PLUGIN", env = "CLIPFS_CREDENTIAL_PLUGIN", hide = true)]
-    pub(super) credential_plugin: Option<String>,
 }
 
 /// How to reach images.
@@ -63,6 +61,20 @@ pub(super) struct SourceArgs {
     /// Directory of containerd's certs.d: mirrors, CA files, client certificates
     #[arg(long, value_name = "DIR", env = "CLIPFS_HOSTS_DIR")]
     pub(super) hosts_dir: Option<PathBuf>,
+    /// Credentials: a ContainerRequest as JSON, whose image_credentials are for the image's registry. A file is read again
+    /// whenever credentials are asked for, so that whoever rewrites it renews them; `-` (standard input) and pipes are
+    /// read once and kept in memory. What it holds is used or refused, never passed over; empty credentials mean
+    /// anonymous access
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) request: Option<PathBuf>,
+    /// Who is asked for credentials: [clipfs:]PATH (gets the request), docker:PATH (a credential helper), kubelet:PATH (a
+    /// credential provider), docker-config:FILE, containers-auth:FILE. A name without a slash is looked for in PATH
+    /// [default: clipfs itself answers from the request; without one, access is anonymous]
+    #[arg(long, value_name = "PLUGIN", env = "CLIPFS_CREDENTIAL_PLUGIN")]
+    pub(super) credential_plugin: Option<PluginSpec>,
+    /// Names of environment variables that plugins other than clipfs' own get besides PATH and HOME
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', env = "CLIPFS_CREDENTIAL_PLUGIN_ENV")]
+    pub(super) credential_plugin_env: Option<Vec<String>>,
 }
 
 /// Where the cache is.
@@ -92,12 +104,18 @@ pub(super) struct TargetArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Build the clip index of an image
-    #[command(after_help = "Example:\n  clipfs index alpine:3.20 -o alpine.clip")]
+    #[command(after_help = "Examples:\n  \
+        clipfs index alpine:3.20 -o alpine.clip\n  \
+        clipfs index --request request.json registry.example/team/app:1.4")]
     Index(IndexArgs),
     /// Mount an image read-only and lazily
     #[command(after_help = "Examples:\n  \
         clipfs mount alpine:3.20 /mnt\n  \
-        clipfs mount --prefetch all --metrics 127.0.0.1:9417 --nosuid --nodev alpine:3.20 /mnt\n\n\
+        clipfs mount --prefetch all --metrics 127.0.0.1:9417 --nosuid --nodev alpine:3.20 /mnt\n  \
+        clipfs mount --request request.json registry.example/team/app:1.4 /mnt\n  \
+        clipfs mount --request - --credential-plugin /usr/bin/credplugin registry.example/team/app:1.4 /mnt\n  \
+        clipfs mount --credential-plugin docker:docker-credential-pass registry.example/team/app:1.4 /mnt\n  \
+        clipfs mount --credential-plugin docker-config:/root/.docker/config.json registry.example/team/app:1.4 /mnt\n\n\
         Returns when the mount serves; `clipfs umount` ends it. A line of /etc/fstab:\n  \
         alpine:3.20 /mnt clipfs ro,_netdev,cache_dir=/var/cache/clipfs,nosuid,nodev 0 0")]
     Mount(MountArgs),
@@ -112,13 +130,17 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  clipfs ls -l alpine:3.20 /etc")]
     Ls(LsArgs),
     /// Write a file of an image to standard output
-    #[command(after_help = "Example:\n  clipfs cat alpine:3.20 /etc/os-release")]
+    #[command(after_help = "Examples:\n  \
+        clipfs cat alpine:3.20 /etc/os-release\n  \
+        clipfs cat --request - registry.example/team/app:1.4 /etc/os-release")]
     Cat(CatArgs),
     /// Tell everything about a file of an image
     #[command(after_help = "Example:\n  clipfs stat alpine:3.20 /bin/busybox --json")]
     Stat(StatArgs),
     /// Tell about an image and its index
-    #[command(after_help = "Example:\n  clipfs inspect alpine.clip")]
+    #[command(after_help = "Examples:\n  \
+        clipfs inspect alpine.clip\n  \
+        clipfs inspect --credential-plugin kubelet:/usr/libexec/ecr-credential-provider registry.example/team/app:1.4")]
     Inspect(InspectArgs),
     /// Check an index by itself, or against its image byte by byte
     #[command(after_help = "Example:\n  clipfs verify alpine.clip --image alpine:3.20")]
@@ -353,9 +375,9 @@ pub(super) struct CacheGcArgs {
 }
 
 impl Command {
-    /// The platform that was asked for.
-    pub(super) fn platform(&self) -> Option<&Platform> {
-        self.parts().1.and_then(|source| source.platform.as_ref())
+    /// The arguments about sources, of commands that may reach one.
+    pub(super) fn source(&self) -> Option<&SourceArgs> {
+        self.parts().1
     }
 
     /// What the flags say about settings.
@@ -365,7 +387,8 @@ impl Command {
             log_level: global.log_level.clone(),
             log_format: global.log_format,
             run_dir: global.run_dir.clone(),
-            credential_plugin: global.credential_plugin.clone(),
+            credential_plugin: source.and_then(|s| s.credential_plugin.clone()),
+            credential_plugin_env: source.and_then(|s| s.credential_plugin_env.clone()),
             cache_dir: cache.and_then(|c| c.cache_dir.clone()),
             cache_size: cache.and_then(|c| c.cache_size),
             // The flag can only say yes; its absence leaves the word to the settings file.
@@ -452,6 +475,20 @@ mod tests {
         assert_eq!(layer.metrics, Some("127.0.0.1:9".parse().unwrap()));
         assert_eq!((layer.plain_http, layer.hosts_dir), (Some(true), Some("/h".into())));
 
+        for command in
+            ["mount a /m", "index a", "ls a", "cat a /f", "stat a /f", "inspect a", "verify a.clip"]
+        {
+            let line = format!(
+                "clipfs {command} --request r.json --credential-plugin docker:helper --credential-plugin-env A,B"
+            );
+            let args = Args::try_parse_from(line.split(' ')).expect(&line);
+            let source = args.command.source().expect(&line);
+            assert_eq!(source.request.as_deref(), Some(std::path::Path::new("r.json")), "{line}");
+            let layer = args.command.settings(&args.global);
+            assert_eq!(layer.credential_plugin, Some(PluginSpec::Docker("helper".into())), "{line}");
+            assert_eq!(layer.credential_plugin_env, Some(vec!["A".into(), "B".into()]), "{line}");
+        }
+
         let layer = settings("clipfs index --chunk 1MiB --log-level debug --log-format json a");
         assert_eq!(layer.chunk_size, Some(ByteSize(1 << 20)));
         assert_eq!((layer.log_level, layer.log_format), (Some("debug".into()), Some(LogFormat::Json)));
@@ -467,7 +504,10 @@ mod tests {
             "clipfs index --chunk lots a",
             "clipfs mount a",
             "clipfs mount --passthrough perhaps a /m",
-            "clipfs mount --request r.json a /m",
+            "clipfs mount --request",
+            "clipfs mount --credential-plugin helm:/p a /m",
+            "clipfs mount --credential-plugin docker: a /m",
+            "clipfs umount --request r.json /m",
             "clipfs mount --index i.clip --image a a.clip /m",
             "clipfs ls --platform // a",
             "clipfs cache",

@@ -1,17 +1,21 @@
 //! What every command works with: settings, platform, and the way from an argument to an opened index.
 
 use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::args::SourceArgs;
 use super::failure::Failure;
 use super::progress;
+use super::request::Request;
 use crate::build::{self, BuildOptions};
 use crate::config::Settings;
-use crate::credentials::{Anonymous, CredentialProvider};
+use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec};
 use crate::index::ClipIndex;
+use crate::mount::harden;
 use crate::oci::{Digest, ImageSpec, Platform};
 use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage};
 
@@ -30,6 +34,10 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) platform: Platform,
     pub(super) credentials: Arc<dyn CredentialProvider>,
+    /// Where its answers come from, to be told to other processes.
+    pub(super) source: CredentialSource,
+    /// The request, where it is in memory only.
+    pub(super) held_request: Option<OwnedFd>,
 }
 
 /// An `IMAGE|FILE.clip` argument.
@@ -64,9 +72,36 @@ pub(super) struct OpenedImage {
 }
 
 impl Context {
-    pub(super) fn new(settings: Settings, platform: Option<&Platform>) -> Self {
-        let platform = platform.cloned().unwrap_or_else(Platform::host);
-        Self { settings, platform, credentials: Arc::new(Anonymous) }
+    /// Opens the source of credentials, for commands that may need one: what is wrong with it is told before anything else
+    /// is done. Blocking.
+    pub(super) fn new(settings: Settings, args: Option<&SourceArgs>) -> Result<Self, Failure> {
+        let platform = args.and_then(|args| args.platform.clone()).unwrap_or_else(Platform::host);
+        let (mut source, mut held_request) = (CredentialSource::default(), None);
+        if let Some(args) = args {
+            let request = args.request.as_deref();
+            if request.is_some() || settings.credential_plugin.is_some() {
+                harden();
+            }
+            source.plugin = settings.credential_plugin.as_ref().map(find_plugin).transpose()?;
+            source.plugin_env.clone_from(&settings.credential_plugin_env);
+            source.endpoints = settings.endpoints.clone();
+            if let Some(request) = request.map(Request::take).transpose()? {
+                source.request = Some(request.path);
+                held_request = request.held;
+            }
+        }
+        let credentials = source.open().map_err(|error| match (error, &source.request, args) {
+            // By the name that it was given by.
+            (CredentialError::Malformed(text), Some(path), Some(SourceArgs { request: Some(named), .. }))
+                if held_request.is_some() =>
+            {
+                let named = if named == Path::new("-") { Path::new("standard input") } else { named };
+                let text = text.replace(&path.display().to_string(), &named.display().to_string());
+                CredentialError::Malformed(text)
+            }
+            (error, ..) => error,
+        })?;
+        Ok(Self { settings, platform, credentials, source, held_request })
     }
 
     /// How registries are reached.
@@ -84,6 +119,14 @@ impl Context {
     /// Opens the place where an image is.
     pub(super) async fn source(&self, spec: &ImageSpec) -> Result<ImageSource, Failure> {
         Ok(ImageSource::open(spec, self.registry_options()).await?)
+    }
+
+    /// Finds an image. Its credentials are asked for first: those that cannot be used are an error before anything is sent,
+    /// even where the registry would let us in without any. That costs no round trip: they would be asked for after the
+    /// registry's challenge otherwise.
+    pub(super) async fn resolve(&self, source: &ImageSource) -> Result<ResolvedImage, RegistryError> {
+        source.authenticate().await?;
+        source.resolve(&self.platform).await
     }
 
     /// Where the index of an image is kept.
@@ -165,7 +208,9 @@ impl Context {
                 let (source, name) = match image {
                     Some(image) => {
                         let spec = ImageSpec::parse(image)?;
-                        (Some(self.source(&spec).await?), pinned_name(&spec, &index.manifest_digest()))
+                        let source = self.source(&spec).await?;
+                        source.authenticate().await?;
+                        (Some(source), pinned_name(&spec, &index.manifest_digest()))
                     }
                     None => (None, index.manifest_digest().to_string()),
                 };
@@ -176,7 +221,7 @@ impl Context {
 
     async fn open_image(&self, spec: &ImageSpec) -> Result<OpenedImage, Failure> {
         let source = self.source(spec).await?;
-        let (path, index) = match source.resolve(&self.platform).await {
+        let (path, index) = match self.resolve(&source).await {
             Ok(image) => self.index_of(&source, &image).await?,
             Err(error) => self.offline(spec, &error).ok_or(error)?,
         };
@@ -188,10 +233,29 @@ impl Context {
     /// tag may have moved.
     pub(super) fn offline(&self, spec: &ImageSpec, error: &RegistryError) -> Option<(PathBuf, ClipIndex)> {
         match spec {
-            ImageSpec::Registry(reference) if !error.is_permanent() => self.find_cached(&reference.digest?),
+            ImageSpec::Registry(reference) if is_away(error) => self.find_cached(&reference.digest?),
             _ => None,
         }
     }
+}
+
+/// Whether a registry is away now, as opposed to refusing us. Credentials that cannot be had are no such absence: who may not
+/// ask the registry gets nothing from the cache instead.
+pub(super) fn is_away(error: &RegistryError) -> bool {
+    !error.is_permanent() && !matches!(error, RegistryError::Credentials(_))
+}
+
+/// A plugin by its absolute path: bare names of programs are looked for now, so that every later process runs the same one.
+fn find_plugin(plugin: &PluginSpec) -> Result<PluginSpec, Failure> {
+    let path = match plugin {
+        PluginSpec::Clipfs(path) | PluginSpec::Docker(path) | PluginSpec::Kubelet(path) => {
+            exec::find_program(path)?
+        }
+        PluginSpec::DockerConfig(path) | PluginSpec::ContainersAuth(path) => {
+            std::path::absolute(path).map_err(|source| Failure::Create { path: path.clone(), source })?
+        }
+    };
+    Ok(plugin.with_path(path))
 }
 
 /// A reference with the digest of its manifest: what was meant and what it is.

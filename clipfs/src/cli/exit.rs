@@ -4,6 +4,7 @@
 use super::failure::Failure;
 use crate::build::{BuildError, verify::VerifyError};
 use crate::config::ConfigError;
+use crate::credentials::CredentialError;
 use crate::decode::DecodeError;
 use crate::exit::{self, CANNOT_CREATE, CONFIG, DATA, IO, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::index::IndexError;
@@ -16,6 +17,8 @@ pub(super) fn code(failure: &Failure) -> u8 {
         Failure::Usage(_) | Failure::Reference(_) | Failure::NeedsImage(_) => USAGE,
         Failure::Config(error) => config(error),
         Failure::Registry(error) => exit::registry(error),
+        Failure::Credentials(error) => exit::credentials(error),
+        Failure::Request { source, .. } => exit::io(source),
         Failure::Index { source, .. } => exit::index(source),
         Failure::OtherImage { .. } => DATA,
         Failure::Build(error) => build(error),
@@ -98,6 +101,8 @@ pub(super) fn hint(failure: &Failure) -> Option<String> {
         | Failure::Store(StoreError::Open { .. }) => {
             "choose a writable place with -o FILE or --cache-dir DIR"
         }
+        Failure::Credentials(error) => credentials_hint(error),
+        Failure::Request { .. } => "name a file with the ContainerRequest as JSON, or - for standard input",
         Failure::Timeout { .. } => "wait longer with --mount-timeout",
         Failure::Reference(_) => {
             "an image is registry/repo[:tag][@digest], oci:DIR[:ref], oci-archive:FILE or docker-archive:FILE"
@@ -116,12 +121,41 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         RegistryError::NotFound(_) => {
             Some("check name and tag; a registry also says so of images that one may not see")
         }
-        RegistryError::Denied { .. } => Some("the image may be private, or its name wrong"),
+        RegistryError::Denied { .. } => Some(
+            "the image may be private, or its name wrong: give credentials with --request or --credential-plugin",
+        ),
+        RegistryError::Credentials(error) => Some(credentials_hint(error)),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),
         RegistryError::TooManyRequests { .. } => Some("try again later"),
         RegistryError::NotTls { .. } => Some("for a registry without TLS, say --plain-http"),
         RegistryError::NoPlatform { .. } => Some("for another platform, say --platform OS/ARCH"),
         _ => None,
+    }
+}
+
+/// Every failure of a source of credentials has something that somebody can mend.
+const fn credentials_hint(error: &CredentialError) -> &'static str {
+    match error {
+        CredentialError::NotFound { .. } => {
+            "give the credentials of this registry, or a request with empty image_credentials for anonymous access"
+        }
+        CredentialError::Denied { .. } => {
+            "the credentials are wrong or were revoked: put new ones into the request, or log in again"
+        }
+        CredentialError::Configuration(_) => {
+            "check --request and --credential-plugin (or CLIPFS_CREDENTIAL_PLUGIN, or credential_plugin in the settings file)"
+        }
+        CredentialError::Malformed(_) => "mend the request: docs/CREDENTIALS.md says what it may hold",
+        CredentialError::Unavailable(_) => {
+            "try again; if it stays so, check the plugin and the endpoints that it asks"
+        }
+        CredentialError::TryLater { .. } => "try again later",
+        CredentialError::Refused(_) => {
+            "the plugin's answer must not be used: check that it is made for this registry"
+        }
+        CredentialError::Broken(_) => {
+            "this is a bug of the plugin, or of clipfs: run the plugin by hand to see more"
+        }
     }
 }
 
@@ -132,7 +166,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::credentials::CredentialError;
     use crate::mount::MountError;
     use crate::oci::Digest;
     use crate::read::ReadError;

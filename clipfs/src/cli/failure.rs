@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::build::{BuildError, verify::VerifyError};
 use crate::config::ConfigError;
+use crate::credentials::CredentialError;
 use crate::index::IndexError;
 use crate::mount::MountError;
 use crate::oci::Digest;
@@ -29,6 +30,18 @@ pub(super) enum Failure {
     /// The image cannot be had.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The source of credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// The ContainerRequest cannot be read.
+    #[error("cannot read the request {path}")]
+    Request {
+        /// As it was named.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// An index cannot be used.
     #[error("cannot use index {path}")]
     Index {

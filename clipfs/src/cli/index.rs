@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context, args: &IndexArgs) -> Result<(), Failu
     let options = context.build_options()?;
     let spec = ImageSpec::parse(&args.image)?;
     let source = context.source(&spec).await?;
-    let image = source.resolve(&context.platform).await?;
+    let image = context.resolve(&source).await?;
     let path = match &args.output {
         Some(path) => path.clone(),
         None => {

@@ -1,15 +1,15 @@
 //! `clipfs mount`, `umount` and `status`.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::args::{MountArgs, StatusArgs, UmountArgs};
-use super::context::{Context, Target, pinned_name};
+use super::context::{Context, Target, is_away as is_away_from, pinned_name};
 use super::failure::Failure;
 use super::output::{Output, size};
 use super::time;
 use crate::config::{Passthrough, Prefetch};
-use crate::credentials::CredentialSource;
 use crate::decode::tar::Timestamp;
 use crate::index::ClipIndex;
 use crate::mount::{self, MountFlags, MountRequest, MountStatus, Mounted, ServerConfig, State};
@@ -40,6 +40,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
         mount_timeout: settings.mount_timeout.0,
         unmount_timeout: settings.unmount_timeout.0,
         read_ahead: settings.read_ahead.0,
+        holds_request: false,
         flags: MountFlags { nosuid: args.nosuid, nodev: args.nodev, noexec: args.noexec },
         log_file: settings.log_file.clone(),
         server: ServerConfig {
@@ -58,7 +59,7 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
             passthrough: settings.passthrough == Passthrough::Auto,
             plain_http: settings.plain_http,
             hosts_dir: settings.hosts_dir.clone(),
-            credentials: CredentialSource::default(),
+            credentials: context.source.clone(),
             log_level: settings.log_level.clone(),
             log_json: settings.log_format == crate::config::LogFormat::Json,
         },
@@ -87,14 +88,14 @@ async fn resolve(
 ) -> Result<ResolvedImage, Failure> {
     let limit = context.settings.mount_timeout.0;
     let timeout = || Failure::Timeout { image: spec.to_string(), seconds: limit.as_secs() };
-    let resolved = tokio::time::timeout(limit, within(limit, source.resolve(&context.platform))).await;
+    let resolved = tokio::time::timeout(limit, within(limit, context.resolve(source))).await;
     Ok(resolved.map_err(|_| timeout())??)
 }
 
 /// Whether a mount may go on without its registry: it is away now, as opposed to refusing us.
 fn is_away(failure: &Failure) -> bool {
     match failure {
-        Failure::Registry(error) => !error.is_permanent(),
+        Failure::Registry(error) => is_away_from(error),
         Failure::Timeout { .. } => true,
         _ => false,
     }
@@ -160,13 +161,17 @@ fn absolute(spec: ImageSpec) -> Result<ImageSpec, Failure> {
 
 /// Mounts what has been prepared. Blocking, and without any thread beside this one: the keeper in the foreground waits
 /// for signals.
-pub(super) fn run(request: MountRequest, args: &MountArgs) -> Result<(), Failure> {
+pub(super) fn run(
+    request: MountRequest,
+    held_request: Option<OwnedFd>,
+    args: &MountArgs,
+) -> Result<(), Failure> {
     if args.foreground {
         let mut told = Ok(());
-        mount::mount_foreground(request, |mounted| told = tell(mounted, args.json))?;
+        mount::mount_foreground(request, held_request, |mounted| told = tell(mounted, args.json))?;
         told
     } else {
-        let mounted = mount::mount(request)?;
+        let mounted = mount::mount(request, held_request)?;
         tell(&mounted, args.json)
     }
 }
@@ -296,6 +301,8 @@ mod tests {
         assert!(is_away(&Failure::Registry(away)));
         assert!(is_away(&Failure::Timeout { image: "i".into(), seconds: 1 }));
         assert!(!is_away(&Failure::Registry(denied)));
+        let asleep = crate::credentials::CredentialError::Unavailable("the plugin".into());
+        assert!(!is_away(&Failure::Registry(asleep.into())), "credentials that cannot be had are told");
         assert!(!is_away(&Failure::Registry(RegistryError::NotFound("i".into()))));
     }
 

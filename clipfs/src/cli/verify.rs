@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<(), Fail
         Some(image) => {
             let spec = ImageSpec::parse(image)?;
             let source = context.source(&spec).await?;
-            let image = source.resolve(&context.platform).await?;
+            let image = context.resolve(&source).await?;
             let progress = progress::for_stderr("verifying");
             let refuse = |source| match source {
                 VerifyError::OtherImage { index, image } => {

@@ -1,29 +1,116 @@
 //! Answers from the request in this process, by the library of `credplugin`.
 
-use credplugin::Endpoints;
+use std::sync::Arc;
+
+use credplugin::{Ask, Endpoints};
 
 use super::provider::AnswerFuture;
-use super::request::RequestFile;
-use super::{CredentialError, CredentialProvider, CredentialRequest};
+use super::request::{ReadRequest, RequestFile};
+use super::{CredentialError, CredentialProvider, CredentialRequest, answered};
 
 /// The request's own credentials, without running anything.
 #[derive(Debug)]
 pub struct InProcess {
-    request: RequestFile,
+    request: Arc<RequestFile>,
     endpoints: Endpoints,
 }
 
 impl InProcess {
     /// Over a request's file.
     #[must_use]
-    pub const fn new(request: RequestFile, endpoints: Endpoints) -> Self {
-        Self { request, endpoints }
+    pub fn new(request: RequestFile, endpoints: Endpoints) -> Self {
+        Self { request: Arc::new(request), endpoints }
     }
+}
+
+/// Reads a request off the threads that drive connections.
+pub(super) async fn read(request: &Arc<RequestFile>) -> Result<ReadRequest, CredentialError> {
+    let request = Arc::clone(request);
+    tokio::task::spawn_blocking(move || request.read())
+        .await
+        .map_err(|_| CredentialError::Unavailable("the container request was not read".into()))?
 }
 
 impl CredentialProvider for InProcess {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
-        let _ = (&self.request, &self.endpoints, request);
-        Box::pin(async { Err(CredentialError::Broken("not built".into())) })
+        Box::pin(async move {
+            let read = read(&self.request).await?;
+            let ask = Ask {
+                image: request.image.clone(),
+                registry: request.registry.clone(),
+                scope: request.scope.clone(),
+            };
+            match credplugin::answer(&read.request, &ask, &self.endpoints).await {
+                Ok(answer) => answered::accept(&request.registry, answer),
+                Err(error) => {
+                    Err(answered::failure(error.code, &request.registry, error.message, error.retry_after))
+                }
+            }
+        })
+    }
+
+    fn version(&self) -> u64 {
+        self.request.version()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+    use tempfile::TempDir;
+
+    use super::super::Credential;
+    use super::super::request::tests::{request_json, write_request};
+    use super::*;
+
+    fn asked(registry: &str) -> CredentialRequest {
+        CredentialRequest {
+            registry: registry.into(),
+            image: format!("{registry}/app:1"),
+            scope: "repository:app:pull".into(),
+        }
+    }
+
+    fn over(dir: &TempDir, text: &str) -> InProcess {
+        let path = dir.path().join("request.json");
+        write_request(&path, text);
+        InProcess::new(RequestFile::open(&path).unwrap(), Endpoints::default())
+    }
+
+    #[tokio::test]
+    async fn the_requests_own_credentials_and_their_rotation() {
+        let dir = TempDir::new().unwrap();
+        let provider = over(&dir, &request_json("pl4nted-first"));
+        let password = async || match provider.credential(&asked("r.example.com")).await.unwrap().credential {
+            Credential::Basic { password, .. } => password.expose_secret().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(password().await, "pl4nted-first");
+        let version = provider.version();
+        write_request(&dir.path().join("request.json"), &request_json("pl4nted-second"));
+        assert_ne!(provider.version(), version);
+        assert_eq!(password().await, "pl4nted-second");
+        write_request(&dir.path().join("request.json"), "{\"image_credentials\":");
+        let error = provider.credential(&asked("r.example.com")).await.unwrap_err();
+        assert!(
+            matches!(&error, CredentialError::Malformed(why) if why.contains("request.json")),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_used_is_an_error_and_never_anonymous() {
+        let dir = TempDir::new().unwrap();
+        let error = over(&dir, &request_json("pl4nted-p")).credential(&asked("other.example.com")).await;
+        assert!(matches!(error, Err(CredentialError::NotFound { .. })), "{error:?}");
+        let half = serde_json::json!({"image_credentials": "{\"USERNAME\":\"u\"}"}).to_string();
+        let error = over(&dir, &half).credential(&asked("r.example.com")).await;
+        assert!(matches!(error, Err(CredentialError::Malformed(_))), "{error:?}");
+        let split = request_json("pl4nted\r\nHost: x");
+        let error = over(&dir, &split).credential(&asked("r.example.com")).await.unwrap_err();
+        assert!(matches!(error, CredentialError::Malformed(_)), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("pl4nted"), "{error:?}");
+        let none = over(&dir, "{}").credential(&asked("r.example.com")).await.unwrap();
+        assert!(matches!(none.credential, Credential::Anonymous), "the request has none");
     }
 }

@@ -28,6 +28,10 @@ pub trait CredentialProvider: Send + Sync + std::fmt::Debug {
     fn version(&self) -> u64 {
         0
     }
+
+    /// The registry refused what was last answered to this: a provider that keeps answers forgets it, so that the next ask
+    /// goes to the source.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// Always anonymous: for images that need no credentials.

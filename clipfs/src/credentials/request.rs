@@ -1,46 +1,177 @@
 //! The ContainerRequest as a file that may change under us.
+//!
+//! Links are followed (an orchestrator's mounted secrets are links that it swaps), but only to regular files. `/proc/self/fd/N` of a
+//! memory file works: opening it makes a new description, so every read starts at the beginning.
 
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use credplugin::ContainerRequest;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+use zeroize::Zeroizing;
 
 use super::CredentialError;
+
+/// Largest request: the question that it is put into has room for names and endpoints besides.
+pub const MAX_REQUEST_FILE: usize = credplugin::request::MAX_REQUEST - ENVELOPE;
+
+/// Room for what stands around a request in a plugin's question.
+const ENVELOPE: usize = 16 << 10;
+
+/// How long a writer in place gets to finish, once.
+const REWRITE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A request's file. Read again at every ask: whoever rewrites it (mode 0600, by rename) gives a running mount newer credentials.
 #[derive(Debug)]
 pub struct RequestFile {
     path: PathBuf,
+    /// Its mode has been complained about.
+    warned: AtomicBool,
 }
 
 /// A request as it was read.
-#[derive(Debug)]
 pub struct ReadRequest {
     /// Its bytes, for plugins. Wiped when dropped.
-    pub bytes: zeroize::Zeroizing<Vec<u8>>,
+    pub bytes: Zeroizing<Vec<u8>>,
     /// Parsed and checked.
-    pub request: credplugin::ContainerRequest,
+    pub request: ContainerRequest,
+}
+
+impl fmt::Debug for ReadRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Both fields hold secrets.
+        f.debug_struct("ReadRequest").field("len", &self.bytes.len()).finish_non_exhaustive()
+    }
 }
 
 impl RequestFile {
-    /// Opens and checks a request.
+    /// Opens and checks a request. Blocking.
     ///
     /// # Errors
-    /// The file cannot be read, or is no ContainerRequest.
+    /// [`CredentialError::Configuration`]: the file cannot be read. [`CredentialError::Malformed`]: it is no ContainerRequest. Both
+    /// name the file.
     pub fn open(path: &Path) -> Result<Self, CredentialError> {
-        let file = Self { path: path.to_owned() };
+        let file = Self { path: path.to_owned(), warned: AtomicBool::new(false) };
         file.read()?;
         Ok(file)
     }
 
-    /// Reads it as it is now. Blocking; a small file.
+    /// Reads it as it is now. Blocking; a small file. If it cannot be used, it may be in the middle of a rewrite: then once more
+    /// after a moment.
     ///
     /// # Errors
     /// As [`RequestFile::open`].
     pub fn read(&self) -> Result<ReadRequest, CredentialError> {
-        Err(CredentialError::Broken(format!("{}: not built", self.path.display())))
+        self.read_twice(|| std::thread::sleep(REWRITE_PAUSE))
     }
 
-    /// Changes when the file does.
+    fn read_twice(&self, pause: impl FnOnce()) -> Result<ReadRequest, CredentialError> {
+        // `true` = written while it was read.
+        if let Ok((request, false)) = self.attempt() {
+            return Ok(request);
+        }
+        pause();
+        self.attempt().map(|(request, _)| request)
+    }
+
+    /// Changes when the file does: another file, size or time.
     #[must_use]
     pub fn version(&self) -> u64 {
-        0
+        version_of(&self.path)
+    }
+
+    /// The request, and whether the file changed meanwhile.
+    fn attempt(&self) -> Result<(ReadRequest, bool), CredentialError> {
+        let unreadable = |error: io::Error| self.wrong(&error.to_string());
+        let file = self.open_regular()?;
+        let before = file.metadata().map_err(unreadable)?;
+        self.warn_if_readable(&before);
+        // One allocation: a buffer that grows leaves copies of secrets behind.
+        let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST_FILE + 1]);
+        let mut filled = 0;
+        loop {
+            match (&file).read(&mut bytes[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        if filled > MAX_REQUEST_FILE {
+            return Err(self.malformed(&format!("larger than {} KiB", MAX_REQUEST_FILE >> 10)));
+        }
+        bytes.truncate(filled);
+        let request = ContainerRequest::parse(&bytes).map_err(|error| self.malformed(&error.message))?;
+        let after = file.metadata().map_err(unreadable)?;
+        Ok((ReadRequest { bytes, request }, stamp(&before) != stamp(&after)))
+    }
+
+    fn open_regular(&self) -> Result<File, CredentialError> {
+        // Opening a FIFO or a terminal must neither block nor make it ours.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.wrong("there is no such file"),
+            _ => self.wrong(&error.to_string()),
+        })?;
+        match file.metadata() {
+            Ok(found) if found.is_file() => Ok(file),
+            Ok(found) if found.is_dir() => Err(self.wrong("it is a directory: name the file")),
+            Ok(_) => Err(self.wrong("it is not a regular file")),
+            Err(error) => Err(self.wrong(&error.to_string())),
+        }
+    }
+
+    /// Once: it holds secrets, and others can read it. A file without a name (a memory file) is out of their reach.
+    fn warn_if_readable(&self, found: &Metadata) {
+        let foreign = found.uid() != 0 && found.uid() != geteuid().as_raw();
+        let open = found.mode() & 0o077 != 0;
+        if found.nlink() > 0 && (foreign || open) && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                path = %self.path.display(),
+                mode = format!("{:o}", found.mode() & 0o7777),
+                owner = found.uid(),
+                "the container request holds secrets and is open to others: give it mode 0600"
+            );
+        }
+    }
+
+    fn wrong(&self, reason: &str) -> CredentialError {
+        CredentialError::Configuration(format!("container request {}: {reason}", self.path.display()))
+    }
+
+    fn malformed(&self, reason: &str) -> CredentialError {
+        CredentialError::Malformed(format!("{}: {reason}", self.path.display()))
     }
 }
+
+/// Identity of a file's content, as far as its metadata tell.
+fn stamp(found: &Metadata) -> [u64; 7] {
+    [
+        found.dev(),
+        found.ino(),
+        found.size(),
+        // Only compared.
+        found.mtime().cast_unsigned(),
+        found.mtime_nsec().cast_unsigned(),
+        found.ctime().cast_unsigned(),
+        found.ctime_nsec().cast_unsigned(),
+    ]
+}
+
+/// Changes when a file does, or when it goes or comes.
+pub(super) fn version_of(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::fs::metadata(path).ok().as_ref().map(stamp).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -30,8 +30,11 @@ pub enum PluginSpec {
     ContainersAuth(PathBuf),
 }
 
+/// Makes a specification of a path.
+type Kind = fn(PathBuf) -> PluginSpec;
+
 /// The kinds that are written before the colon.
-const KINDS: [(&str, fn(PathBuf) -> PluginSpec); 5] = [
+const KINDS: [(&str, Kind); 5] = [
     ("clipfs", PluginSpec::Clipfs),
     ("docker", PluginSpec::Docker),
     ("kubelet", PluginSpec::Kubelet),
@@ -79,7 +82,7 @@ impl FromStr for PluginSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, path): (fn(PathBuf) -> Self, &str) = match text.split_once(':') {
+        let (kind, path): (Kind, &str) = match text.split_once(':') {
             Some((word, path)) if !word.contains('/') => {
                 let known = KINDS.iter().find(|(name, _)| *name == word);
                 let (_, kind) = known.ok_or_else(|| {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -43,12 +43,14 @@ const MAX_LOG: u64 = 16 << 20;
 /// How often the log's length is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
-/// Mounts, calls `ready` once when the mount serves (or never), keeps it until it is unmounted.
+/// Mounts, calls `ready` once when the mount serves (or never), keeps it until it is unmounted. `held` is the ContainerRequest, which
+/// every server reads; this process never does.
 ///
 /// # Errors
 /// Why it could not be mounted (nothing is left behind), or why it had to be given up.
 pub(crate) fn run(
     request: &MountRequest,
+    held: Option<OwnedFd>,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
     // So do blocked ones; nothing is started yet that would want another mask.
@@ -57,7 +59,7 @@ pub(crate) fn run(
     }
     let dir = RunDir::of(&request.run_dir, &request.mountpoint);
     let lock = dir.take(&request.mountpoint)?;
-    let result = mounted(request, &dir, ready);
+    let result = mounted(request, held.as_ref(), &dir, ready);
     // While the lock is held nobody else can begin to use the directory.
     dir.remove();
     drop::<Lock>(lock);
@@ -66,13 +68,16 @@ pub(crate) fn run(
 
 fn mounted(
     request: &MountRequest,
+    held: Option<&OwnedFd>,
     dir: &RunDir,
     ready: impl FnOnce(&Mounted) -> io::Result<()>,
 ) -> Result<(), MountError> {
     // Held until the end.
     let index = open_index(&request.server.index)?;
-    let held_index = format!("/proc/{}/fd/{}", std::process::id(), index.as_raw_fd()).into();
-    dir.write(&dir.server_config(), &ServerDocument { config: request.server.clone(), held_index })?;
+    let held_index = below_proc(&index);
+    let held_request = held.map(below_proc);
+    let document = ServerDocument { config: request.server.clone(), held_index, held_request };
+    dir.write(&dir.server_config(), &document)?;
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
     mount_at(request, &fuse)?;
@@ -110,6 +115,11 @@ fn heal(mountpoint: &Path) -> Result<(), MountError> {
         return Err(MountError::AlreadyMounted(mountpoint.to_owned()));
     }
     attempt(mountpoint, &top.device, true).map(drop).map_err(failed)
+}
+
+/// The name by which a server opens what this process holds.
+fn below_proc(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 fn open_index(path: &Path) -> Result<File, MountError> {

@@ -22,6 +22,8 @@ const VERIFY_FAILURES: &str = "clipfs_chunk_verify_failures_total";
 const REGISTRY_REQUESTS: &str = "clipfs_registry_requests_total";
 /// Requests to token endpoints.
 const TOKEN_REQUESTS: &str = "clipfs_token_requests_total";
+/// Questions for credentials, by `result`.
+const CREDENTIAL_REQUESTS: &str = "clipfs_credential_requests_total";
 /// Bytes of the cache directory.
 const CACHE_BYTES: &str = "clipfs_cache_bytes";
 /// Objects evicted.
@@ -45,6 +47,7 @@ pub(super) struct Numbers {
     pub(super) latency_sum_micros: u64,
     pub(super) answers: Vec<AnswerCount>,
     pub(super) token_requests: u64,
+    pub(super) credential_requests: Vec<(&'static str, u64)>,
     pub(super) cache_bytes: u64,
     pub(super) evictions: u64,
     pub(super) server_restarts: u64,
@@ -83,6 +86,10 @@ pub(super) fn render(numbers: &Numbers) -> String {
         page.sample(REGISTRY_REQUESTS, "", &[("host", &answer.host), ("code", &code)], answer.count);
     }
     page.single(TOKEN_REQUESTS, "counter", "Requests to token endpoints.", numbers.token_requests);
+    page.family(CREDENTIAL_REQUESTS, "counter", "Questions for credentials: of a plugin, or of the request.");
+    for (result, count) in &numbers.credential_requests {
+        page.sample(CREDENTIAL_REQUESTS, "", &[("result", result)], count);
+    }
     page.single(
         CACHE_BYTES,
         "gauge",
@@ -175,6 +182,7 @@ mod tests {
                 AnswerCount { host: "a\"b\\c".into(), code: None, count: 8 },
             ],
             token_requests: 4,
+            credential_requests: vec![("ok", 3), ("denied", 1)],
             cache_bytes: 5,
             evictions: 6,
             server_restarts: 2,
@@ -197,6 +205,8 @@ mod tests {
             "clipfs_registry_requests_total{host=\"r.example:5000\",code=\"206\"} 7",
             "clipfs_registry_requests_total{host=\"a\\\"b\\\\c\",code=\"none\"} 8",
             "clipfs_token_requests_total 4",
+            "clipfs_credential_requests_total{result=\"ok\"} 3",
+            "clipfs_credential_requests_total{result=\"denied\"} 1",
             "clipfs_cache_bytes 5",
             "clipfs_cache_evictions_total 6",
             "clipfs_mounts 1",
@@ -205,7 +215,7 @@ mod tests {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
         let names: Vec<_> = page.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
-        assert_eq!(names.len(), 10, "{names:?}");
+        assert_eq!(names.len(), 11, "{names:?}");
         assert!(page.ends_with('\n'), "a last line without its end is malformed");
     }
 

@@ -25,6 +25,9 @@ pub struct MountRequest {
     pub flags: MountFlags,
     /// Log of keeper and server in background mode; `None` = a bounded file in the run directory.
     pub log_file: Option<PathBuf>,
+    /// Whether the ContainerRequest is in memory, as the keeper's standard output. Set by [`super::mount`].
+    #[serde(default)]
+    pub holds_request: bool,
     /// What the server serves.
     pub server: ServerConfig,
 }
@@ -88,6 +91,8 @@ pub(crate) struct ServerDocument {
     /// The keeper's open file of the clip index, below `/proc`: the same bytes as long as the keeper lives, whoever removes or
     /// replaces the file.
     pub(crate) held_index: PathBuf,
+    /// Likewise the ContainerRequest, where the keeper holds it in memory.
+    pub(crate) held_request: Option<PathBuf>,
 }
 
 /// A mount that serves.

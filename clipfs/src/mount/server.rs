@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,7 +17,9 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::asked::{Counted, Counts};
 use super::error::sentence;
+use super::hardening::harden;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
@@ -75,6 +77,9 @@ struct Served {
     fuse: Arc<Shared>,
     state: AtomicU8,
     digest: Digest,
+    /// Why the source could not be opened, as long as that is so.
+    unopened: Mutex<Option<String>>,
+    asked: Arc<Counts>,
     dir: RunDir,
     /// Where metrics are served.
     metrics: Option<SocketAddr>,
@@ -114,9 +119,12 @@ fn take_over() -> io::Result<(OwnedFd, File)> {
 }
 
 fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> {
-    let ServerDocument { config, held_index } =
+    let ServerDocument { mut config, held_index, held_request } =
         read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
     super::logging::init(&config.log_level, config.log_json);
+    harden();
+    // Held until the end: the keeper may die before this server does.
+    let _held_request = held_request.and_then(|path| hold_request(&mut config, path));
     raise_file_limit();
     let mut ledger = File::options();
     let ledger = ledger.create(true).truncate(false).read(true).write(true);
@@ -162,6 +170,15 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     }
     runtime.shutdown_background();
     result.map_err(|e| Refusal::of_io("serving the mount", &e))
+}
+
+/// Opens the request that the keeper holds, under a name of our own. Where that fails the name stays, and opening the source
+/// says so: a request that cannot be read is never none.
+fn hold_request(config: &mut ServerConfig, path: PathBuf) -> Option<File> {
+    let held = File::open(&path).map_err(|error| tracing::warn!(%error, "cannot open the held request")).ok();
+    let name = held.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
+    config.credentials.request = Some(name.unwrap_or(path));
+    held
 }
 
 /// Takes the address of the metrics. One that cannot be had refuses the mount, now and not when somebody misses them; but a
@@ -239,8 +256,10 @@ async fn prepare(
     let options =
         StoreOptions { dir: config.cache_dir.clone(), quota: config.cache_size, memory: config.memory };
     let store = blocking(move || open_store(options, adopted));
-    let (store, source) = tokio::join!(store, open_source(config));
+    let asked = Arc::new(Counts::default());
+    let (store, source) = tokio::join!(store, open_source(config, &asked));
     let store = Arc::new(store?);
+    let mut unopened = None;
     let (source, state) = match source {
         Ok(Some(source)) => {
             let state = first_state(&source, &digest, adopted).await?;
@@ -248,10 +267,12 @@ async fn prepare(
         }
         Ok(None) => (None, State::Ok),
         Err(error) if adopted => {
-            tracing::warn!("the image's source cannot be opened: {}", error.message);
-            (None, State::Degraded)
+            let text = sentence(&error);
+            tracing::warn!("the image's source cannot be opened: {text}");
+            unopened = Some(text);
+            (None, state_after(&error))
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(Refusal::new(&error, exit::registry(&error))),
     };
     let index = Arc::new(index);
     let read = ReadOptions { timeout: config.read_timeout, small_file: config.small_file };
@@ -269,6 +290,8 @@ async fn prepare(
         fuse,
         state,
         digest,
+        unopened: Mutex::new(unopened),
+        asked,
         dir: dir.clone(),
         metrics: None,
     };
@@ -293,23 +316,25 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Refusal::new(&e, exit::SOFTWARE)))
 }
 
-async fn open_source(config: &ServerConfig) -> Result<Option<ImageSource>, Refusal> {
+async fn open_source(
+    config: &ServerConfig,
+    asked: &Arc<Counts>,
+) -> Result<Option<ImageSource>, RegistryError> {
     let Some(image) = &config.image else { return Ok(None) };
-    let spec: ImageSpec = image.parse().map_err(|e| Refusal::new(&e, exit::USAGE))?;
-    let credentials = config.credentials.open().map_err(|e| Refusal::new(&e, exit::credentials(&e)))?;
+    let spec: ImageSpec = image.parse()?;
+    let credentials = config.credentials.clone();
+    // Reads the request.
+    let opened = tokio::task::spawn_blocking(move || credentials.open()).await;
+    let inner = opened.map_err(|e| CredentialError::Broken(e.to_string()))??;
     let options = RegistryOptions {
-        credentials,
+        credentials: Arc::new(Counted { inner, counts: Arc::clone(asked) }),
         plain_http: config.plain_http,
         hosts_dir: config.hosts_dir.clone(),
         connect_timeout: CONNECT_TIMEOUT,
         progress_timeout: PROGRESS_TIMEOUT,
         attempts: ATTEMPTS,
     };
-    let source = ImageSource::open(&spec, options).await;
-    source.map(Some).map_err(|e| {
-        let code = exit::registry(&e);
-        Refusal::new(&e, code)
-    })
+    ImageSource::open(&spec, options).await.map(Some)
 }
 
 /// A definite no refuses the mount; silence or trouble does not. A server that takes over never refuses.
@@ -317,7 +342,12 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     if adopted {
         return Ok(State::Ok);
     }
-    match tokio::time::timeout(CHECK_TIMEOUT, source.check(digest)).await {
+    // Credentials that cannot be used are told even if the registry wants none.
+    let checked = async {
+        source.authenticate().await?;
+        source.check(digest).await
+    };
+    match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
         Ok(Ok(())) => Ok(State::Ok),
         Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
             let code = exit::registry(&error);
@@ -344,16 +374,34 @@ fn state_of(state: &AtomicU8) -> State {
     }
 }
 
+/// What an error of the source says about the mount: whether somebody must mend credentials, or only time.
+fn state_after(error: &RegistryError) -> State {
+    match error {
+        RegistryError::Denied { .. } => State::AuthDenied,
+        RegistryError::Credentials(CredentialError::Broken(_)) => State::Degraded,
+        RegistryError::Credentials(error) if !error.is_passing() => State::AuthDenied,
+        _ => State::Degraded,
+    }
+}
+
 /// The source, opened now if it could not be before.
-async fn opened(served: &Served) -> Option<&ImageSource> {
+async fn opened(served: &Served) -> Result<Option<&ImageSource>, RegistryError> {
     if served.reader.source().is_none() {
-        match open_source(&served.config).await {
-            Ok(Some(source)) => served.reader.set_source(source),
-            Ok(None) => {}
-            Err(error) => tracing::debug!("the image's source still cannot be opened: {}", error.message),
+        let opened = open_source(&served.config, &served.asked).await;
+        let error = opened.as_ref().err().map(|error| sentence(error));
+        *served.unopened.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        if let Some(source) = opened? {
+            served.reader.set_source(source);
         }
     }
-    served.reader.source()
+    Ok(served.reader.source())
+}
+
+fn set_state(served: &Served, state: State) {
+    let before = served.state.swap(state as u8, Ordering::Relaxed);
+    if before != state as u8 {
+        tracing::info!(?state, "the image's source has changed its state");
+    }
 }
 
 /// Asks the source how it is, but only while something is wrong: an idle mount makes no traffic.
@@ -364,7 +412,14 @@ async fn watch(served: Arc<Served>) {
     let mut errors = 0;
     loop {
         tokio::time::sleep(WATCH).await;
-        let Some(source) = opened(&served).await else { continue };
+        let source = match opened(&served).await {
+            Ok(Some(source)) => source,
+            Ok(None) => continue,
+            Err(error) => {
+                set_state(&served, state_after(&error));
+                continue;
+            }
+        };
         let now = Stats::get(&served.fuse.stats().read_errors);
         if now == errors && state_of(&served.state) == State::Ok {
             continue;
@@ -373,16 +428,10 @@ async fn watch(served: Arc<Served>) {
         let checked = tokio::time::timeout(CHECK_TIMEOUT, source.check(&served.digest)).await;
         let state = match checked {
             Ok(Ok(())) => State::Ok,
-            Ok(Err(
-                RegistryError::Denied { .. }
-                | RegistryError::Credentials(CredentialError::Denied { .. } | CredentialError::NotFound { .. }),
-            )) => State::AuthDenied,
-            Ok(Err(_)) | Err(_) => State::Degraded,
+            Ok(Err(error)) => state_after(&error),
+            Err(_) => State::Degraded,
         };
-        let before = served.state.swap(state as u8, Ordering::Relaxed);
-        if before != state as u8 {
-            tracing::info!(?state, "the image's source has changed its state");
-        }
+        set_state(&served, state);
     }
 }
 
@@ -424,6 +473,7 @@ fn answer(served: &Served) -> Answer {
     let (read, store) = (served.reader.stats(), served.store.stats_so_far());
     let registry = served.reader.source().map(ImageSource::stats).unwrap_or_default();
     let stats = served.fuse.stats();
+    let unopened = served.unopened.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let latency = stats.read_latency.counts();
     let hits = read.served_memory + read.served_disk;
     let all = hits + read.served_registry;
@@ -447,7 +497,8 @@ fn answer(served: &Served) -> Answer {
         registry_requests: registry.requests,
         prefetch: served.reader.prefetch_state(),
         metrics: served.metrics,
-        last_error: served.reader.last_error(),
+        credential_requests: served.asked.total(),
+        last_error: unopened.or_else(|| served.reader.last_error()),
     };
     Answer { pid: std::process::id(), state: state_of(&served.state), counters }
 }
@@ -460,6 +511,7 @@ fn numbers(served: &Served) -> Numbers {
         latency_sum_micros: latency.sum_micros(),
         answers: served.reader.source().map(ImageSource::answers).unwrap_or_default(),
         token_requests: served.reader.source().map(ImageSource::stats).unwrap_or_default().token_requests,
+        credential_requests: served.asked.by_result(),
         cache_bytes: store.disk_bytes,
         evictions: store.evictions,
         // The keeper counts; it writes its first state when the mount serves.
@@ -476,6 +528,24 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_say_who_can_mend() {
+        let text = String::new;
+        let table = [
+            (State::AuthDenied, RegistryError::Denied { host: text(), what: text(), reason: text() }),
+            (State::AuthDenied, CredentialError::NotFound { registry: text(), reason: text() }.into()),
+            (State::AuthDenied, CredentialError::Malformed(text()).into()),
+            (State::AuthDenied, CredentialError::Configuration(text()).into()),
+            (State::Degraded, CredentialError::Unavailable(text()).into()),
+            (State::Degraded, CredentialError::TryLater { reason: text(), after: None }.into()),
+            (State::Degraded, CredentialError::Broken(text()).into()),
+            (State::Degraded, RegistryError::Unavailable { host: text(), reason: text() }),
+        ];
+        for (expected, error) in table {
+            assert_eq!(state_after(&error), expected, "{error:?}");
+        }
+    }
 
     #[test]
     fn ratios_are_rounded_down_and_undefined_of_nothing() {

@@ -54,12 +54,15 @@ pub struct ServerCounters {
     pub verify_failures: u64,
     /// Requests sent to registries.
     pub registry_requests: u64,
+    /// Questions for credentials.
+    #[serde(default)]
+    pub credential_requests: u64,
     /// How far the prefetch of the whole image has come.
     #[serde(default)]
     pub prefetch: PrefetchState,
     /// Where metrics are served; `None` = nowhere.
     pub metrics: Option<SocketAddr>,
-    /// The last read error.
+    /// Why the image's source cannot be opened, or else the last read error.
     pub last_error: Option<String>,
 }
 

@@ -3,11 +3,14 @@
 
 mod bad_input;
 mod containers;
+mod credentials;
 mod debian;
 mod lazy;
 mod oddities;
 mod offline;
 mod operations;
+mod requests;
+mod rotation;
 mod support;
 mod survival;
 mod trust;

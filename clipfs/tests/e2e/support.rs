@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
     mounted: usize,
+    /// Files that may hold planted secrets: requests, and the credentials of others' tools.
+    secret_files: Vec<PathBuf>,
 }
 
 impl Sandbox {
@@ -24,7 +26,12 @@ impl Sandbox {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests mount file systems: run them as root");
         assert!(Path::new("/dev/fuse").exists(), "end-to-end tests need /dev/fuse");
         let dir = tempfile::Builder::new().prefix("clipfs-test-").tempdir().unwrap();
-        Self { dir, mounts: Vec::new(), mounted: 0 }
+        fs::write(
+            dir.path().join("config.toml"),
+            format!("log_file = {:?}\n", dir.path().join("mounts.log")),
+        )
+        .unwrap();
+        Self { dir, mounts: Vec::new(), mounted: 0, secret_files: Vec::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -43,13 +50,62 @@ impl Sandbox {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("CLIPFS_CACHE_DIR", self.cache())
             .env("CLIPFS_RUN_DIR", self.path("run"))
+            .env("CLIPFS_CONFIG", self.path("config.toml"))
+            .env("CLIPFS_LOG_LEVEL", "trace")
+            .env("CLIPFS_LOG_FORMAT", "json")
             .stdin(Stdio::null())
             .args(args);
         command
     }
 
     pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Output {
-        self.clipfs(args).output().unwrap()
+        self.take_log(self.clipfs(args).output().unwrap())
+    }
+
+    /// Everything is logged, for the sweep: what is for people is left in the output, log lines go to a file.
+    pub(crate) fn take_log(&self, mut output: Output) -> Output {
+        assert_no_secrets(&output);
+        let is_log = |line: &&[u8]| line.starts_with(b"{\"timestamp\":");
+        let (log, text): (Vec<&[u8]>, Vec<&[u8]>) =
+            output.stderr.split_inclusive(|byte| *byte == b'\n').partition(is_log);
+        let mut file = fs::File::options().create(true).append(true).open(self.path("cli.log")).unwrap();
+        file.write_all(&log.concat()).unwrap();
+        output.stderr = text.concat();
+        output
+    }
+
+    /// Writes a file that may hold planted secrets, as whoever renews a request does: readable by root alone, and put into place
+    /// by one rename.
+    pub(crate) fn write_secret(&mut self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&new).unwrap();
+        file.write_all(content.as_ref()).unwrap();
+        fs::rename(&new, &path).unwrap();
+        self.may_hold_secrets(&path);
+        path
+    }
+
+    /// Leaves a file or directory out of the sweep.
+    pub(crate) fn may_hold_secrets(&mut self, path: &Path) {
+        self.secret_files.push(path.to_owned());
+    }
+
+    /// Looks for planted secrets in the environment and arguments of everything that runs for this sandbox, and in all its files:
+    /// logs, run directory, cache.
+    pub(crate) fn sweep(&self) {
+        let ours: Vec<u32> = processes().filter(|pid| self.is_ours(*pid)).collect();
+        let sweep = fixtures::secret::sweep_pids(&ours);
+        assert!(sweep.findings.is_empty(), "{:?}", sweep.findings);
+        fixtures::secret::sweep_dir(self.dir.path(), &self.secret_files).assert_clean();
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        let shows = |name: &str| {
+            let shown = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let dir = self.dir.path().as_os_str().as_bytes();
+            shown.windows(dir.len()).any(|part| part == dir)
+        };
+        shows("environ") || shows("cmdline")
     }
 
     /// Runs and expects success; standard output.
@@ -99,6 +155,9 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.sweep();
+        }
         for mountpoint in std::mem::take(&mut self.mounts) {
             let output = self.run([OsStr::new("umount"), mountpoint.as_os_str()]);
             if !output.status.success() {
@@ -107,6 +166,22 @@ impl Drop for Sandbox {
                     panic!("{}", describe(&output));
                 }
             }
+        }
+        if !std::thread::panicking() {
+            self.sweep();
+        }
+    }
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+}
+
+/// Nothing that a program prints holds a planted secret.
+pub(crate) fn assert_no_secrets(output: &Output) {
+    for (name, text) in [("standard output", &output.stdout), ("standard error", &output.stderr)] {
+        if let Some(how) = fixtures::secret::find(text) {
+            panic!("a planted secret on {name}: {how}");
         }
     }
 }
@@ -154,6 +229,27 @@ pub(crate) struct DockerRegistry {
 
 impl DockerRegistry {
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "")
+    }
+
+    /// One that lets a single user in. The password goes through standard input: everybody sees arguments.
+    pub(crate) fn start_private(dir: &Path, user: &str, password: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let mut htpasswd = Command::new("htpasswd")
+            .args(["-inB", "-C", "4", user])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("htpasswd: `make deps` installs it");
+        htpasswd.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+        let output = htpasswd.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", describe(&output));
+        fs::write(dir.join("htpasswd"), output.stdout).unwrap();
+        let path = dir.join("htpasswd");
+        Self::start_with(dir, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path.display()))
+    }
+
+    fn start_with(dir: &Path, auth: &str) -> Self {
         fs::create_dir_all(dir).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
@@ -162,7 +258,7 @@ impl DockerRegistry {
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
+                "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n{auth}",
                 storage.display()
             ),
         )

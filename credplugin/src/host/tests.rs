@@ -1,0 +1,250 @@
+use super::*;
+
+/// Host, region, FIPS, partition, API host.
+const ECR_HOSTS: [(&str, &str, bool, &str, &str); 17] = [
+    ("dkr.ecr.us-east-1.amazonaws.com", "us-east-1", false, "aws", "api.ecr.us-east-1.amazonaws.com"),
+    (
+        "dkr.ecr.eu-central-1.amazonaws.com",
+        "eu-central-1",
+        false,
+        "aws",
+        "api.ecr.eu-central-1.amazonaws.com",
+    ),
+    (
+        "dkr.ecr.ap-southeast-3.amazonaws.com",
+        "ap-southeast-3",
+        false,
+        "aws",
+        "api.ecr.ap-southeast-3.amazonaws.com",
+    ),
+    ("DKR.ECR.US-West-2.AmazonAWS.com", "us-west-2", false, "aws", "api.ecr.us-west-2.amazonaws.com"),
+    (
+        "dkr.ecr.us-gov-west-1.amazonaws.com",
+        "us-gov-west-1",
+        false,
+        "aws",
+        "api.ecr.us-gov-west-1.amazonaws.com",
+    ),
+    ("dkr.ecr-fips.us-east-1.amazonaws.com", "us-east-1", true, "aws", "ecr-fips.us-east-1.amazonaws.com"),
+    (
+        "dkr.ecr-fips.us-gov-east-1.amazonaws.com",
+        "us-gov-east-1",
+        true,
+        "aws",
+        "ecr-fips.us-gov-east-1.amazonaws.com",
+    ),
+    ("dkr-ecr.us-east-1.on.aws", "us-east-1", false, "aws", "ecr.us-east-1.api.aws"),
+    ("dkr-ecr-fips.us-east-1.on.aws", "us-east-1", true, "aws", "ecr-fips.us-east-1.api.aws"),
+    (
+        "dkr.ecr.cn-north-1.amazonaws.com.cn",
+        "cn-north-1",
+        false,
+        "aws-cn",
+        "api.ecr.cn-north-1.amazonaws.com.cn",
+    ),
+    (
+        "dkr.ecr.cn-northwest-1.amazonaws.com.cn",
+        "cn-northwest-1",
+        false,
+        "aws-cn",
+        "api.ecr.cn-northwest-1.amazonaws.com.cn",
+    ),
+    (
+        "dkr-ecr.cn-north-1.on.amazonwebservices.com.cn",
+        "cn-north-1",
+        false,
+        "aws-cn",
+        "ecr.cn-north-1.api.amazonwebservices.com.cn",
+    ),
+    (
+        "dkr.ecr.eusc-de-east-1.amazonaws.eu",
+        "eusc-de-east-1",
+        false,
+        "aws-eusc",
+        "api.ecr.eusc-de-east-1.amazonaws.eu",
+    ),
+    (
+        "dkr.ecr.us-iso-east-1.c2s.ic.gov",
+        "us-iso-east-1",
+        false,
+        "aws-iso",
+        "api.ecr.us-iso-east-1.c2s.ic.gov",
+    ),
+    (
+        "dkr.ecr.us-isob-east-1.sc2s.sgov.gov",
+        "us-isob-east-1",
+        false,
+        "aws-iso-b",
+        "api.ecr.us-isob-east-1.sc2s.sgov.gov",
+    ),
+    (
+        "dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+        "eu-isoe-west-1",
+        false,
+        "aws-iso-e",
+        "api.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+    ),
+    (
+        "dkr.ecr.us-isof-south-1.csp.hci.ic.gov",
+        "us-isof-south-1",
+        false,
+        "aws-iso-f",
+        "api.ecr.us-isof-south-1.csp.hci.ic.gov",
+    ),
+];
+
+#[test]
+fn ecr_hosts_say_account_region_and_partition() {
+    for (rest, region, fips, partition, api) in ECR_HOSTS {
+        let host = format!("123456789012.{rest}");
+        let Some(Vendor::Ecr(found)) = vendor(&host) else { panic!("{host} is not ECR") };
+        let said = (found.account.as_str(), found.region.as_str(), found.fips, found.suffix.partition);
+        assert_eq!(said, ("123456789012", region, fips, partition), "{host}");
+        assert_eq!(found.api_host(), api);
+    }
+}
+
+#[test]
+fn what_only_looks_like_ecr_is_not() {
+    for host in [
+        "",
+        ".",
+        "..",
+        "secret.example.com",
+        "amazonaws.com",
+        "evil.example/amazonaws.com/x",
+        "ecr.us-east-1.amazonaws.com",
+        "api.ecr.us-east-1.amazonaws.com",
+        "dkr.ecr.us-east-1.amazonaws.com",
+        ".dkr.ecr.us-east-1.amazonaws.com",
+        "12345678901.dkr.ecr.us-east-1.amazonaws.com",
+        "1234567890123.dkr.ecr.us-east-1.amazonaws.com",
+        "12345678901a.dkr.ecr.us-east-1.amazonaws.com",
+        "-23456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "\u{661}\u{662}\u{663}\u{664}\u{665}\u{666}\u{667}\u{668}\u{669}\u{660}\u{661}\u{662}.dkr.ecr.us-east-1.amazonaws.com",
+        "\u{661}23456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com.",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com.evil.example",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com.cn.evil",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.comx",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.co",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com:443",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com/",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com\n",
+        "\n123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com\0",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com ",
+        "x123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "x.123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "user@123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "https://123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "evil.example/123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "123456789012.evil.dkr.ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.evil.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.evil.amazonaws.com",
+        "123456789012.dkr.ecr..amazonaws.com",
+        "123456789012.dkr.ecr.amazonaws.com",
+        "123456789012.dkr.ecr.us_east_1.amazonaws.com",
+        "123456789012.dkr.ecr.-us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us/east.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.amazonaws-com",
+        "123456789012.dkr.ecr.us-east-1.evilamazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com.uk",
+        "123456789012.dkr.ecr.us-east-1.amazonaws.eu.com",
+        "123456789012.dkr.ecr.us-east-1.aws",
+        "123456789012.dkr.ecr.us-east-1.on.aws",
+        "123456789012.dkr-ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr_ecr.us-east-1.amazonaws.com",
+        "123456789012.dkrecr.us-east-1.amazonaws.com",
+        "123456789012.dkr..ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr-fip.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr-fips-fips.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecrx.us-east-1.amazonaws.com",
+        "123456789012.ecr.dkr.us-east-1.amazonaws.com",
+        "123456789012dkr.ecr.us-east-1.amazonaws.com",
+        "123456789012xdkrxecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1xamazonaws.com",
+    ] {
+        assert_eq!(vendor(host), None, "{host:?}");
+    }
+}
+
+#[test]
+fn vendors_are_told_by_their_hosts() {
+    for (host, expected) in [
+        ("docker.io", Vendor::DockerHub),
+        ("Docker.IO", Vendor::DockerHub),
+        ("ghcr.io", Vendor::GitHub),
+        ("docker.pkg.github.com", Vendor::GitHub),
+        ("registry.gitlab.com", Vendor::GitLab),
+        ("gitlab.com", Vendor::GitLab),
+        ("quay.io", Vendor::Quay),
+        ("nvcr.io", Vendor::Ngc),
+        ("public.ecr.aws", Vendor::EcrPublic),
+        ("ecr-public.aws.com", Vendor::EcrPublic),
+        ("gcr.io", Vendor::Google),
+        ("us.gcr.io", Vendor::Google),
+        ("eu.gcr.io", Vendor::Google),
+        ("asia.gcr.io", Vendor::Google),
+        ("europe-west1-docker.pkg.dev", Vendor::Google),
+        ("us-docker.pkg.dev", Vendor::Google),
+        ("myregistry.azurecr.io", Vendor::Azure(AzureCloud::Public)),
+        ("MyRegistry.azurecr.io", Vendor::Azure(AzureCloud::Public)),
+        ("contoso-abc123def.azurecr.io", Vendor::Azure(AzureCloud::Public)),
+        ("12345.azurecr.cn", Vendor::Azure(AzureCloud::China)),
+        ("myregistry.azurecr.us", Vendor::Azure(AzureCloud::Government)),
+    ] {
+        assert_eq!(vendor(host), Some(expected), "{host}");
+    }
+    let long = format!("{}.azurecr.io", "a".repeat(51));
+    for host in [
+        "gcr.io.evil",
+        "gcr.io.evil.example",
+        "evilgcr.io",
+        "gcr.io:443",
+        "gcr.io.",
+        ".gcr.io",
+        "a.b.gcr.io",
+        "us_gcr.io",
+        "us.gcr.io/x",
+        "-.gcr.io",
+        "pkg.dev",
+        "evilpkg.dev",
+        "evil.pkg.dev.example",
+        "a.docker.pkg.dev",
+        "ghcr.io.evil",
+        "xghcr.io",
+        "x.ghcr.io",
+        "ghcr.io@evil.example",
+        "github.com",
+        "docker.pkg.github.com.evil",
+        "gitlab.example.com",
+        "registry.gitlab.com.evil",
+        "xregistry.gitlab.com",
+        "quay.io.evil",
+        "xquay.io",
+        "nvcr.io.evil",
+        "docker.io.evil",
+        "xdocker.io",
+        "docker.io:443",
+        "public.ecr.aws.evil",
+        "xpublic.ecr.aws",
+        "x.public.ecr.aws",
+        "azurecr.io",
+        "four.azurecr.io",
+        "evilazurecr.io",
+        "myregistry.azurecr.io.evil",
+        "myregistry.azurecr.com",
+        "myregistry.eastus.data.azurecr.io",
+        "my_registry.azurecr.io",
+        "myregistry-.azurecr.io",
+        "-myregistry.azurecr.io",
+        "myregistry-a-b.azurecr.io",
+        "myregistry.azurecr.io:443",
+        "localhost",
+        "127.0.0.1:5000",
+        &long,
+    ] {
+        assert_eq!(vendor(host), None, "{host:?}");
+    }
+}
