@@ -100,7 +100,7 @@ pub enum CredentialError {
     #[error("credential source: {0}")]
     Configuration(String),
     /// The ContainerRequest, or the credentials in it, are malformed.
-    #[error("container request: {0}")]
+    #[error("malformed credentials: {0}")]
     Malformed(String),
     /// The source cannot be reached now, or does not answer in time.
     #[error("credential source unavailable: {0}")]

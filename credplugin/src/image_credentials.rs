@@ -86,8 +86,8 @@ pub struct ImageCredentials {
 
 impl ImageCredentials {
     /// Credentials of a form that names neither registry nor type.
-    fn unnamed(credentials: CredentialMap) -> Option<Self> {
-        (!credentials.is_empty()).then_some(Self { registry: None, kind: None, credentials })
+    const fn unnamed(credentials: CredentialMap) -> Self {
+        Self { registry: None, kind: None, credentials }
     }
 }
 
@@ -117,7 +117,8 @@ pub fn parse_credentials_at(field: &str, text: &str) -> Result<Option<ImageCrede
         Some((user, password)) => {
             let map: CredentialMap = [("USERNAME", user), ("PASSWORD", password)].into_iter().collect();
             map.get_pair("USERNAME", "PASSWORD").map_err(|error| Path::root(field).error(&error.message))?;
-            Ok(ImageCredentials::unnamed(map))
+            let given = !map.is_empty();
+            Ok(given.then_some(ImageCredentials::unnamed(map)))
         }
         None => Err(Path::root(field).error("expected a JSON object or user:password")),
     }
@@ -166,7 +167,12 @@ pub fn marshal_credentials(
 fn from_object(path: &Path<'_>, members: Members) -> Result<Option<ImageCredentials>, Error> {
     let wrapped = members.iter().any(|(key, _)| matches!(key.as_str(), "registry" | "type" | "credentials"));
     if !wrapped {
-        return Ok(ImageCredentials::unnamed(map(path, members)?));
+        let map = map(path, members)?;
+        if map.0.is_empty() {
+            return Ok(None);
+        }
+        with_values(path, &map)?;
+        return Ok(Some(ImageCredentials::unnamed(map)));
     }
     let (mut registry, mut kind, mut credentials) = (None, None, CredentialMap::default());
     for (key, value) in members {
@@ -190,7 +196,18 @@ fn from_object(path: &Path<'_>, members: Members) -> Result<Option<ImageCredenti
     if kind == Some(CredentialType::Public) && !credentials.is_empty() {
         return Err(path.key("type").error("it is public, but there are credentials; remove one of both"));
     }
+    if kind != Some(CredentialType::Public) {
+        with_values(&path.key("credentials"), &credentials)?;
+    }
     Ok(Some(ImageCredentials { registry: Some(registry), kind, credentials }))
+}
+
+/// Keys without any value are no wish for anonymous access: somebody's variable was not set.
+fn with_values(path: &Path<'_>, map: &CredentialMap) -> Result<(), Error> {
+    if map.is_empty() && !map.0.is_empty() {
+        return Err(path.error("every value is empty; give them, or leave the keys out"));
+    }
+    Ok(())
 }
 
 fn not_empty<'v>(path: &Path<'_>, value: &'v Value) -> Result<Option<&'v str>, Error> {
@@ -205,11 +222,11 @@ fn unknown_type(path: &Path<'_>) -> Error {
 fn map(path: &Path<'_>, members: Members) -> Result<CredentialMap, Error> {
     let mut map = CredentialMap::default();
     for (key, value) in members {
-        if *value.kind() == Kind::Null {
-            continue;
-        }
-        let text = value.into_string(&path.key(&key))?;
-        map.0.insert(key.to_string(), SecretString::from(text.as_str()));
+        let text = match value.kind() {
+            Kind::Null => SecretString::default(),
+            _ => SecretString::from(value.into_string(&path.key(&key))?.as_str()),
+        };
+        map.0.insert(key.to_string(), text);
     }
     Ok(map)
 }

@@ -68,8 +68,20 @@ fn all_forms_are_read() {
     ] {
         assert_eq!(parsed(text), (registry.map(str::to_owned), kind, pairs(values)), "{text}");
     }
-    for text in ["", "{}", r#"{"USERNAME":"","PASSWORD":null}"#] {
+    for text in ["", "{}"] {
         assert!(parse_credentials(text).expect(text).is_none(), "{text}");
+    }
+    // Somebody's variable was not set: no wish for anonymous access.
+    for (text, path) in [
+        (r#"{"USERNAME":"","PASSWORD":null}"#, "image_credentials: "),
+        (r#"{"registry":"r.io","credentials":{"GITHUB_TOKEN":""}}"#, "image_credentials.credentials: "),
+        (
+            r#"{"registry":"r.io","type":"basic","credentials":{"USERNAME":""}}"#,
+            "image_credentials.credentials: ",
+        ),
+    ] {
+        let error = parse_credentials(text).expect_err(text);
+        assert_eq!(error.message, format!("{path}every value is empty; give them, or leave the keys out"));
     }
 }
 

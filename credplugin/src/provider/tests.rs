@@ -253,7 +253,6 @@ async fn none_is_none() {
     for (image, build) in [
         ("", ""),
         ("{}", ""),
-        (r#"{"USERNAME":"","PASSWORD":""}"#, ""),
         (r#"{"registry":"a.b","type":"public","credentials":{}}"#, ""),
         ("", build),
         ("", "u:p"),

@@ -230,7 +230,7 @@ async fn exit_codes_speak_where_there_is_no_document() {
     let table = [
         (1, "broken: ", "ended with exit code 1 and no document"),
         (64, "broken: ", "called wrongly"),
-        (65, "container request: ", "does not accept the request"),
+        (65, "malformed credentials: ", "does not accept the request"),
         (66, "no credentials for registry r.example.com: ", "has no credentials"),
         (69, "unavailable: ", "an endpoint"),
         (70, "broken: ", "it failed"),
