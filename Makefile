@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR
 # Tests and benchmarks keep what is expensive to make (a debootstrap root, a Python environment) here between runs.
 export CLIPFS_FIXTURES ?= $(CARGO_TARGET_DIR)/fixtures
 
-.PHONY: help demo test check fmt clippy doc deny bench deps
+.PHONY: help demo test check fmt clippy doc deny bench fuzz deps
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -21,6 +21,7 @@ demo: deps ## build, then show the whole story on this machine (root, /dev/fuse)
 test: deps ## install missing Debian packages, start the servers that are needed, run every test
 	@fixtures/scripts/debian-root.sh
 	@fixtures/scripts/python.sh
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-5} fixtures/scripts/fuzz.sh
 	$(CARGO) test --workspace --locked
 
 check: fmt clippy doc deny ## formatting, lints, docs, licences and bans
@@ -38,6 +39,9 @@ doc:
 deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
+
+fuzz: deps ## fuzz the parsers of foreign bytes; FUZZ_SECONDS=20 each
+	@fixtures/scripts/fuzz.sh
 
 bench: deps ## measure beside the peers; BENCH=--quick for two minutes; see benches/README.md
 	@fixtures/scripts/debian-root.sh

@@ -7,7 +7,7 @@
 //! resolve to private addresses (a VPC endpoint does); TLS says whether it is the right one.
 //!
 //! Nothing is logged here, and errors are built from words of our own, the host, and what the endpoint says of the failure, in which
-//! all that was sent is blotted out ([`Secrets::scrub`]).
+//! all that was sent is blotted out (`Secrets::scrub`).
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};

@@ -307,7 +307,8 @@ impl Auth {
             Why::Early => !kept.is_stale(),
             Why::Refused | Why::RefusedAgain => false,
         };
-        if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept) && self.asker.is_of_this_version(kept)) {
+        if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept) && self.asker.is_of_this_version(kept))
+        {
             return Ok((kept.clone(), false));
         }
         let error = match self.asker.ask().await {

@@ -35,7 +35,8 @@ pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
 /// For fuzzing: header values, one a line.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(data: &[u8]) {
-    let values = data.split(|b| *b == b'\n').filter_map(|line| reqwest::header::HeaderValue::from_bytes(line).ok());
+    let values =
+        data.split(|b| *b == b'\n').filter_map(|line| reqwest::header::HeaderValue::from_bytes(line).ok());
     let headers: HeaderMap = values.map(|value| (WWW_AUTHENTICATE, value)).collect();
     let found = parse(&headers);
     assert!(found.len() <= MAX_CHALLENGES && found.iter().all(|c| c.params.len() <= MAX_PARAMS));
@@ -178,7 +179,10 @@ mod tests {
             (&["Bearer realm=\"b\" service=\"c\""], "bearer[realm=b;service=c]"),
             (&["=", "Basic realm=x"], "basic[realm=x]"),
             (&["BEARER REALM=\"b\",Service=s"], "bearer[realm=b;service=s]"),
-            (&["Digest realm=\"a\"", "Negotiate", "Basic realm=\"x\""], "digest[realm=a] negotiate[] basic[realm=x]"),
+            (
+                &["Digest realm=\"a\"", "Negotiate", "Basic realm=\"x\""],
+                "digest[realm=a] negotiate[] basic[realm=x]",
+            ),
         ];
         for (headers, want) in table {
             assert_eq!(show(headers), *want, "{headers:?}");

@@ -192,7 +192,8 @@ impl Http {
     /// then are not shown.
     pub(super) async fn words(&self, response: Response, sent: &Sent) -> String {
         let body = self.small_body(response).await.unwrap_or_default();
-        words_of(&body).map_or_else(String::new, |said| format!(": {}", printable(sent.scrub(&said), ' ', 160)))
+        words_of(&body)
+            .map_or_else(String::new, |said| format!(": {}", printable(sent.scrub(&said), ' ', 160)))
     }
 
     /// The whole body of an error or token document.

@@ -11,8 +11,11 @@ use zeroize::Zeroizing;
 
 use crate::credentials::Credential;
 
-/// A piece of a secret this long is as bad as all of it; shorter secrets are looked for whole.
-const PIECE: usize = 8;
+/// A piece of a secret this long is as bad as all of it; shorter ones, like "password", are in honest sentences too.
+const PIECE: usize = 12;
+/// Secrets shorter than a piece are looked for whole, and those shorter than this as words: a password of one letter is in
+/// every sentence.
+const WORD: usize = 6;
 /// Most of a message looked at; less is shown.
 pub(super) const MOST: usize = 4096;
 /// Said in place of words that cannot be shown.
@@ -55,7 +58,8 @@ impl Sent {
             sent.add(value);
             let decoded = STANDARD.decode(value).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"));
             if let Some(pair) = decoded.map(Zeroizing::new)
-                && let Some((user, password)) = std::str::from_utf8(&pair).ok().and_then(|p| p.split_once(':'))
+                && let Some((user, password)) =
+                    std::str::from_utf8(&pair).ok().and_then(|p| p.split_once(':'))
             {
                 sent.add(user);
                 sent.add(password);
@@ -86,8 +90,7 @@ fn is_in(secret: &[u8], words: &[u8]) -> bool {
         let pieces: HashSet<_> = secret.windows(PIECE).collect();
         return words.windows(PIECE).any(|piece| pieces.contains(piece));
     }
-    // A password of one letter is in every sentence: short ones are found as words.
-    let edge = |at: Option<&u8>| at.is_none_or(|b| !b.is_ascii_alphanumeric());
+    let edge = |at: Option<&u8>| secret.len() >= WORD || at.is_none_or(|b| !b.is_ascii_alphanumeric());
     !secret.is_empty()
         && words.windows(secret.len()).enumerate().any(|(at, window)| {
             let before = at.checked_sub(1).and_then(|at| words.get(at));
@@ -104,18 +107,21 @@ mod tests {
         let basic = Credential::Basic { username: "alice".into(), password: "pl4nted- p&ss/1".into() };
         let refresh = Credential::RefreshToken("pl4nted-refresh".into());
         let short = Credential::Basic { username: "u".into(), password: "p".into() };
+        let middling = Credential::Basic { username: "u".into(), password: "hunter22".into() };
         for (credential, words, shown) in [
             (&basic, "wrong user name or password", true),
             (&basic, "unknown user alice", false),
             (&basic, "password pl4nted- p&ss/1 is wrong", false),
             (&basic, "password PL4NTED- P&SS/1 is wrong", false),
-            (&basic, "password pl4nted-… is wrong", false),
+            (&basic, "password pl4nted- p&s… is wrong", false),
+            (&basic, "passwords have no ss/1", true),
             (&basic, "form: password=pl4nted-+p%26ss%2F1", false),
             (&basic, "Basic YWxpY2U6cGw0bnRlZC0gcCZzcy8x", false),
             (&basic, "Basic YWxpY2U6cGw0…", false),
             (&basic, "", true),
             (&refresh, "token pl4nted-refresh has ended", false),
             (&refresh, "the token has ended", true),
+            (&middling, "no such user: u:hunter22x", false),
             (&short, "account closed", true),
             (&short, "user u, password ***", false),
             (&short, "password is 'p'", false),
@@ -130,7 +136,9 @@ mod tests {
         let url = Url::parse("https://s3.example/x?X-Amz-Signature=pl4nted-signature&ns=r.example").unwrap();
         let header = HeaderValue::from_static("Basic YWxpY2U6cGw0bnRlZC1wYXNz"); // alice:pl4nted-pass
         let sent = Sent::request(&url, Some(&header));
-        for words in ["signature pl4nted-signature", "Basic YWxpY2U6cGw0bnRlZC1wYXNz", "pl4nted-pass", "for alice"] {
+        for words in
+            ["signature pl4nted-signature", "Basic YWxpY2U6cGw0bnRlZC1wYXNz", "pl4nted-pass", "for alice"]
+        {
             assert_ne!(sent.scrub(words), words, "{words}");
         }
         assert_eq!(sent.scrub("no such image at r.example"), "no such image at r.example");

@@ -171,8 +171,7 @@ impl Endpoint {
                         self.auth.renew(&ticket, challenge::parse(response.headers()), false).await?;
                     }
                     (StatusCode::UNAUTHORIZED, Some(_)) => {
-                        let reason =
-                            format!("it answers {status}{}", self.http.words(response, &sent).await);
+                        let reason = format!("it answers {status}{}", self.http.words(response, &sent).await);
                         return Err(Failure::definite(self.auth.deny(reason)));
                     }
                     // A signed link that ended: S3 says 403 or 400, others 401; a deleted one 404.

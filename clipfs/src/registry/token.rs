@@ -278,9 +278,16 @@ mod tests {
             (r#"{"token":"t","expires_in":12.5}"#, 60),
             (r#"{"token":"t","expires_in":86400}"#, 43_200),
         ] {
-            assert_eq!(parse(json.as_bytes(), Way::Get).unwrap().valid_for, Duration::from_secs(want), "{json}");
+            assert_eq!(
+                parse(json.as_bytes(), Way::Get).unwrap().valid_for,
+                Duration::from_secs(want),
+                "{json}"
+            );
         }
-        assert_eq!(parse(br#"{"token":"","access_token":"a"}"#, Way::Get).unwrap().value.expose_secret(), "a");
+        assert_eq!(
+            parse(br#"{"token":"","access_token":"a"}"#, Way::Get).unwrap().value.expose_secret(),
+            "a"
+        );
         for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":7}"#, "[]"] {
             assert!(parse(bad.as_bytes(), Way::Get).is_err(), "{bad}");
         }

@@ -33,7 +33,8 @@ async fn site(
     (registry, endpoint, image)
 }
 
-const CHALLENGE: &str = "bEaReR ReAlM=\"{realm}\" , SERVICE=\"s \\\"v\\\"\",scope=\"repository:x:push aws other:y\"";
+const CHALLENGE: &str =
+    "bEaReR ReAlM=\"{realm}\" , SERVICE=\"s \\\"v\\\"\",scope=\"repository:x:push aws other:y\"";
 
 fn token(value: &str) -> Reply {
     Reply::new(200, format!(r#"{{"access_token":"{value}"}}"#))
@@ -52,10 +53,15 @@ async fn servers_that_know_one_form_only() {
     {
         let what = format!("{knows} only, else {status}, {credential:?}");
         let epoch = Arc::new(AtomicUsize::new(0));
-        let (registry, endpoint, image) = site(&epoch, CHALLENGE, move |seen, value| {
-            if seen.method == knows { token(value) } else { Reply::new(status, "") }
-        })
-        .await;
+        let (registry, endpoint, image) =
+            site(
+                &epoch,
+                CHALLENGE,
+                move |seen, value| {
+                    if seen.method == knows { token(value) } else { Reply::new(status, "") }
+                },
+            )
+            .await;
         let provider = Source::new(&registry.host, credential.clone());
         let source = open(&format!("{}/app:1", registry.host), provider).await;
         source.blob(&image.blob()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -69,15 +75,24 @@ async fn servers_that_know_one_form_only() {
             }
             ("GET", _) => assert_eq!(understood.header("authorization"), Some(&*basic("<token>", &refresh))),
             (_, Credential::Basic { .. }) => {
-                assert!(understood.body.contains("grant_type=password&username=u&password=pl4nted-"), "{what}");
+                assert!(
+                    understood.body.contains("grant_type=password&username=u&password=pl4nted-"),
+                    "{what}"
+                );
             }
-            _ => assert!(understood.body.contains("grant_type=refresh_token&refresh_token=pl4nted-"), "{what}"),
+            _ => {
+                assert!(understood.body.contains("grant_type=refresh_token&refresh_token=pl4nted-"), "{what}")
+            }
         }
         if knows == "GET" {
             let query = format!("service=s+%22v%22&{scopes}&scope=aws&scope=other%3Ay");
             assert_eq!((understood.query(), understood.body.as_str()), (query.as_str(), ""), "{what}");
         } else {
-            assert!(understood.body.ends_with(&format!("&client_id=clipfs&service=s+%22v%22&{scopes}+aws+other%3Ay")));
+            assert!(
+                understood
+                    .body
+                    .ends_with(&format!("&client_id=clipfs&service=s+%22v%22&{scopes}+aws+other%3Ay"))
+            );
             assert_eq!((understood.query(), understood.header("authorization")), ("", None), "{what}");
         }
         // What was understood is asked first from then on.
@@ -100,8 +115,10 @@ async fn odd_answers_that_are_good_enough() {
         r#"{"token":"t0","expires_in":300,"issued_at":7,"more":{"a":[null]}}"#,
         " \n{\"token\":\"t0\"}\n",
     ] {
-        let (registry, endpoint, image) = site(&Arc::default(), CHALLENGE, move |_, _| Reply::new(200, body)).await;
-        let source = open(&format!("{}/app:1", registry.host), Source::new(&registry.host, login("u", "p"))).await;
+        let (registry, endpoint, image) =
+            site(&Arc::default(), CHALLENGE, move |_, _| Reply::new(200, body)).await;
+        let source =
+            open(&format!("{}/app:1", registry.host), Source::new(&registry.host, login("u", "p"))).await;
         for _ in 0..3 {
             source.blob(&image.blob()).await.unwrap_or_else(|error| panic!("{body}: {error}"));
         }
@@ -114,7 +131,8 @@ async fn endless_answers_are_not_read() {
     for status in [200, 401, 403, 500] {
         let (registry, endpoint, image) =
             site(&Arc::default(), CHALLENGE, move |_, _| Reply::new(status, vec![b' '; 1 << 20])).await;
-        let source = open(&format!("{}/app:1", registry.host), Source::new(&registry.host, login("u", "p"))).await;
+        let source =
+            open(&format!("{}/app:1", registry.host), Source::new(&registry.host, login("u", "p"))).await;
         let error = source.blob(&image.blob()).await.unwrap_err();
         assert!(error.to_string().len() < 300, "{error}");
         assert!(endpoint.seen().len() <= 4, "{status}: {}", endpoint.seen().len());
@@ -132,7 +150,12 @@ async fn what_was_sent_is_not_repeated() {
         |said| format!(r#"{{"error":"{said}"}}"#),
         |said| format!(r#"{{"message":"{said}"}}"#),
         |said| format!(r#"{{"details":"{} {said}"}}"#, "long ".repeat(40)),
-        |said| format!(r#"{{"details":"{}"}}"#, said.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>()),
+        |said| {
+            format!(
+                r#"{{"details":"{}"}}"#,
+                said.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>()
+            )
+        },
         |said| format!("<html>{said}</html>"),
     ];
     for shape in shapes {
@@ -149,7 +172,11 @@ async fn what_was_sent_is_not_repeated() {
             })
             .await;
             let provider = Source::new(&registry.host, login("somebody", &password));
-            let error = open(&format!("{}/app:1", registry.host), provider).await.blob(&image.blob()).await.unwrap_err();
+            let error = open(&format!("{}/app:1", registry.host), provider)
+                .await
+                .blob(&image.blob())
+                .await
+                .unwrap_err();
             assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
             let told = format!("{error} {error:?}");
             assert!(secret::find(told.as_bytes()).is_none() && !told.contains("somebody"), "{part} {status}");
@@ -173,7 +200,10 @@ async fn what_was_sent_is_not_repeated() {
 #[tokio::test]
 async fn its_words_are_shown_without_orders_to_the_terminal() {
     for (body, want) in [
-        (r#"{"errors":[{"code":"DENIED","message":"account\u001b[31m closed\u2028"}]}"#, ": account [31m closed "),
+        (
+            r#"{"errors":[{"code":"DENIED","message":"account\u001b[31m closed\u2028"}]}"#,
+            ": account [31m closed ",
+        ),
         (r#"{"error":"invalid_grant","error_description":"token\nhas ended"}"#, ": token has ended"),
         (r#"{"error":"access_denied"}"#, ": access_denied"),
         (r#"{"details":"incorrect username or password"}"#, ": incorrect username or password"),
@@ -181,9 +211,11 @@ async fn its_words_are_shown_without_orders_to_the_terminal() {
         (r#"{"errors":"x"}"#, "Unauthorized"),
         ("[]", "Unauthorized"),
     ] {
-        let (registry, _endpoint, image) = site(&Arc::default(), CHALLENGE, move |_, _| Reply::new(401, body)).await;
+        let (registry, _endpoint, image) =
+            site(&Arc::default(), CHALLENGE, move |_, _| Reply::new(401, body)).await;
         let provider = Source::new(&registry.host, login("somebody", &planted("password")));
-        let error = open(&format!("{}/app:1", registry.host), provider).await.blob(&image.blob()).await.unwrap_err();
+        let error =
+            open(&format!("{}/app:1", registry.host), provider).await.blob(&image.blob()).await.unwrap_err();
         assert!(error.to_string().ends_with(want), "{body}: {error:?}");
     }
 }

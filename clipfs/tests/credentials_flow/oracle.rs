@@ -62,9 +62,13 @@ pub(crate) fn violations(seen: &[Seen], allowed: &[Allowed]) -> Vec<String> {
             tell("a secret is in its path");
         }
         for (name, value) in url::form_urlencoded::parse(request.query().as_bytes()) {
-            let meant = places.iter().any(|place| matches!(place, Allowed::Query { value: v, .. } if *v == value));
+            let meant =
+                places.iter().any(|place| matches!(place, Allowed::Query { value: v, .. } if *v == value));
             if !meant && secret::find(format!("{name}={value}").as_bytes()).is_some() {
-                tell(&format!("a secret is in its query, in {}", if name.contains("pl4nted") { "a name" } else { &name }));
+                tell(&format!(
+                    "a secret is in its query, in {}",
+                    if name.contains("pl4nted") { "a name" } else { &name }
+                ));
             }
         }
         for (name, value) in url::form_urlencoded::parse(request.body.as_bytes()) {
@@ -86,7 +90,9 @@ fn may_authorize(place: &Allowed, value: &str) -> bool {
             .strip_prefix("Basic ")
             .and_then(|text| STANDARD.decode(text).ok())
             .is_some_and(|text| text == pair.as_bytes()),
-        Allowed::Bearer { token, .. } => value.strip_prefix("Bearer ").is_some_and(|text| text.starts_with(token.as_str())),
+        Allowed::Bearer { token, .. } => {
+            value.strip_prefix("Bearer ").is_some_and(|text| text.starts_with(token.as_str()))
+        }
         _ => false,
     }
 }
@@ -160,7 +166,8 @@ mod tests {
         ] {
             assert!(judge(host, target, header.clone(), body) > 0, "{host} {target} {header:?} {body}");
         }
-        let seen = Seen { host: STORE.into(), headers: vec![("authorization".into(), pair)], ..Seen::default() };
+        let seen =
+            Seen { host: STORE.into(), headers: vec![("authorization".into(), pair)], ..Seen::default() };
         assert!(!violations(&[seen], &allowed()).concat().contains("pl4nted-"), "findings tell no secret");
     }
 }

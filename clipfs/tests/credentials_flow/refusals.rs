@@ -41,14 +41,14 @@ const FORBIDDEN: [&str; 38] = [
     "[64:ff9b::169.254.169.254]",
     "[64:ff9b:1::a9fe:a9fe]",
     "[2002:a9fe:a9fe::1]",
-    "2852039166",             // 169.254.169.254
-    "0xa9fea9fe",             // the same
-    "0xa9.0xfe.0xa9.0xfe",    // the same
-    "0251.0376.0251.0376",    // the same
-    "169.254.43518",          // the same
-    "%31%36%39.254.169.254",  // the same
-    "①⑥⑨.②⑤④.①⑥⑨.②⑤④",     // the same, after mapping
-    "169。254。169。254",     // the same
+    "2852039166",            // 169.254.169.254
+    "0xa9fea9fe",            // the same
+    "0xa9.0xfe.0xa9.0xfe",   // the same
+    "0251.0376.0251.0376",   // the same
+    "169.254.43518",         // the same
+    "%31%36%39.254.169.254", // the same
+    "①⑥⑨.②⑤④.①⑥⑨.②⑤④",       // the same, after mapping
+    "169。254。169。254",    // the same
 ];
 
 /// Only the registry itself was ever connected to.
@@ -73,7 +73,8 @@ async fn redirects_and_realms_to_addresses() {
             // Non-ASCII bytes in headers are UTF-8 here.
             let location = Arc::clone(&to);
             let registry =
-                Server::start("127.0.0.1", move |_, _| Reply::new(307, "").with("location", &*location)).await;
+                Server::start("127.0.0.1", move |_, _| Reply::new(307, "").with("location", &*location))
+                    .await;
             let provider = Source::new(&registry.host, login("u", &planted("password")));
             let source = open(&format!("{}/app:1", registry.host), provider).await;
             let error = source.blob(&image.blob()).await.unwrap_err();
@@ -111,7 +112,6 @@ async fn targets_of_other_kinds() {
         "http://user@127.0.0.1/x",
         "http://:password@127.0.0.1/x",
         "http://registry.example/x",
-        "\u{1}",
     ] {
         let registry =
             Server::start("127.0.0.1", move |_, _| Reply::new(302, "").with("location", location)).await;

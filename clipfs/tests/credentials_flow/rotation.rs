@@ -88,7 +88,8 @@ async fn refresh_tokens() {
 #[tokio::test]
 async fn a_late_source_is_noticed_at_once() {
     let (old, new) = (planted("late-old"), planted("late-new"));
-    let registry = Registry::start(RegistryConfig { auth: Auth::bearer("u", &old), ..RegistryConfig::default() });
+    let registry =
+        Registry::start(RegistryConfig { auth: Auth::bearer("u", &old), ..RegistryConfig::default() });
     let layer = Content::bytes(5, 1000);
     let blob = Descriptor { media_type: String::new(), digest: Digest::of(&layer), size: 1000 };
     registry.put_blob("app", &blob.digest.to_string(), Blob::from(Bytes::from(layer)));

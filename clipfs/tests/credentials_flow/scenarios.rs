@@ -100,18 +100,33 @@ fn site(name: impl Into<String>) -> Site {
 fn table() -> Vec<Site> {
     let mut all = vec![
         site("realm elsewhere"),
-        Site { challenges: vec!["Bearer realm=\"http://{registry}/token\",service=\"s\""], ..site("realm at home") },
+        Site {
+            challenges: vec!["Bearer realm=\"http://{registry}/token\",service=\"s\""],
+            ..site("realm at home")
+        },
         Site { challenges: vec!["Bearer realm=\"http://{token2}/token\""], ..site("realm on another port") },
         Site { challenges: vec![BASIC], ..site("basic") },
-        Site { challenges: vec![BASIC, "Bearer realm=\"http://10.0.0.1/token\""], ..site("first supported wins") },
+        Site {
+            challenges: vec![BASIC, "Bearer realm=\"http://10.0.0.1/token\""],
+            ..site("first supported wins")
+        },
         Site {
             challenges: vec!["Negotiate, Basic realm=\"x\", Bearer realm=\"http://169.254.169.254/\""],
             ..site("several in one header")
         },
         Site { who: Who::Nobody, works: false, ..site("nobody") },
         Site { who: Who::RefreshToken, ..site("refresh token") },
-        Site { who: Who::RefreshToken, challenges: vec![BASIC, BEARER], ..site("refresh token, basic first") },
-        Site { who: Who::RefreshToken, challenges: vec![BASIC], works: false, ..site("refresh token, basic only") },
+        Site {
+            who: Who::RefreshToken,
+            challenges: vec![BASIC, BEARER],
+            ..site("refresh token, basic first")
+        },
+        Site {
+            who: Who::RefreshToken,
+            challenges: vec![BASIC],
+            works: false,
+            ..site("refresh token, basic only")
+        },
         Site { who: Who::RegistryToken, ..site("registry token") },
         Site { who: Who::RegistryToken, blobs: Some((307, TO_STORE)), ..site("registry token, redirect") },
         Site {
@@ -119,13 +134,29 @@ fn table() -> Vec<Site> {
             works: false,
             ..site("realm with a user name")
         },
-        Site { challenges: vec!["Bearer realm=\"http://evil.example/token\""], works: false, ..site("realm in the clear") },
-        Site { challenges: vec!["Bearer realm=\"https://10.1.2.3/token\""], works: false, ..site("private realm") },
-        Site { challenges: vec!["Bearer realm=\"file:///{evil}\""], works: false, ..site("realm of another kind") },
+        Site {
+            challenges: vec!["Bearer realm=\"http://evil.example/token\""],
+            works: false,
+            ..site("realm in the clear")
+        },
+        Site {
+            challenges: vec!["Bearer realm=\"https://10.1.2.3/token\""],
+            works: false,
+            ..site("private realm")
+        },
+        Site {
+            challenges: vec!["Bearer realm=\"file:///{evil}\""],
+            works: false,
+            ..site("realm of another kind")
+        },
         Site { later: Some(vec!["Bearer realm=\"http://{token2}/token\""]), ..site("the realm moves") },
         Site { later: Some(vec![BASIC]), ..site("bearer becomes basic") },
         Site { challenges: vec![BASIC], later: Some(vec![BEARER]), ..site("basic becomes bearer") },
-        Site { later: Some(vec!["Bearer realm=\"http://u@{evil}/token\""]), works: false, ..site("the realm turns bad") },
+        Site {
+            later: Some(vec!["Bearer realm=\"http://u@{evil}/token\""]),
+            works: false,
+            ..site("the realm turns bad")
+        },
         Site { blobs: Some((307, "//{store}/o/{blob}?sig={sig}")), ..site("relative to the scheme") },
         Site { blobs: Some((307, "/moved/{blob}?sig={sig}")), ..site("relative to the host") },
         Site {
@@ -139,10 +170,24 @@ fn table() -> Vec<Site> {
             works: false,
             ..site("home by way of another port, to where credentials are wanted")
         },
-        Site { blobs: Some((307, TO_STORE)), store: Some((307, "/p/{blob}")), works: false, ..site("for ever") },
-        Site { blobs: Some((307, "http://u:p@{evil}/o/{blob}")), works: false, ..site("user name in Location") },
+        Site {
+            blobs: Some((307, TO_STORE)),
+            store: Some((307, "/p/{blob}")),
+            works: false,
+            ..site("for ever")
+        },
+        Site {
+            blobs: Some((307, "http://u:p@{evil}/o/{blob}")),
+            works: false,
+            ..site("user name in Location")
+        },
         Site { blobs: Some((307, "http://evil.example/o/{blob}")), works: false, ..site("in the clear") },
-        Site { blobs: Some((307, "http://{evil}/o/{blob}")), works: false, reaches_evil: true, ..site("to the collector") },
+        Site {
+            blobs: Some((307, "http://{evil}/o/{blob}")),
+            works: false,
+            reaches_evil: true,
+            ..site("to the collector")
+        },
         Site {
             blobs: Some((307, TO_STORE)),
             store: Some((307, "http://{evil}/o/{blob}")),
@@ -150,7 +195,10 @@ fn table() -> Vec<Site> {
             reaches_evil: true,
             ..site("by the store to the collector")
         },
-        Site { manifests: Some((307, "http://{store}/manifests/x?sig={sig}")), ..site("manifests, by GET and HEAD") },
+        Site {
+            manifests: Some((307, "http://{store}/manifests/x?sig={sig}")),
+            ..site("manifests, by GET and HEAD")
+        },
         Site {
             manifests: Some((302, "http://{evil}/manifests/x")),
             works: false,
@@ -169,7 +217,8 @@ fn table() -> Vec<Site> {
                 all.push(Site { blobs: Some((status, location)), challenges: vec![challenge], ..site(name) });
             }
         }
-        for (to, location) in [("collector", "http://{evil}/token"), ("registry", "http://{registry}/token")] {
+        for (to, location) in [("collector", "http://{evil}/token"), ("registry", "http://{registry}/token")]
+        {
             for who in [Who::Password, Who::RefreshToken] {
                 let name = format!("token endpoint {status} to the {to}, {who:?}");
                 all.push(Site { tokens: Some((status, location)), who, works: false, ..site(name) });
@@ -185,9 +234,16 @@ fn table() -> Vec<Site> {
             all.push(Site { who, mirror: Some((Some(challenge), None)), ..site(name) });
         }
     }
-    all.push(Site { mirror: Some((None, Some((307, "http://{evil}/o/{blob}")))), reaches_evil: true, ..site("a mirror to the collector") });
+    all.push(Site {
+        mirror: Some((None, Some((307, "http://{evil}/o/{blob}")))),
+        reaches_evil: true,
+        ..site("a mirror to the collector")
+    });
     all.push(Site { mirror: Some((None, Some((307, TO_STORE)))), ..site("a mirror to the store") });
-    all.push(Site { mirror: Some((None, Some((307, "http://{registry}/v2/app/blobs/{blob}")))), ..site("a mirror to the registry") });
+    all.push(Site {
+        mirror: Some((None, Some((307, "http://{registry}/v2/app/blobs/{blob}")))),
+        ..site("a mirror to the registry")
+    });
     all.push(Site { mirror: Some((None, None)), ..site("a mirror that serves") });
     all
 }
@@ -251,7 +307,10 @@ fn issue(seen: &Seen, host: &str) -> Reply {
         return Reply::new(401, r#"{"error":"unauthorized"}"#);
     }
     let refresh = planted(&format!("unwanted-refresh-token-of-{host}"));
-    Reply::new(200, format!(r#"{{"token":"{}","expires_in":300,"refresh_token":"{refresh}"}}"#, planted("token")))
+    Reply::new(
+        200,
+        format!(r#"{{"token":"{}","expires_in":300,"refresh_token":"{refresh}"}}"#, planted("token")),
+    )
 }
 
 /// Takes whatever it gets, and asks for more.
@@ -278,12 +337,16 @@ async fn play(site: &Site) {
         Bound::new("127.0.0.5").await,
     ];
     let [r, r2, t, t2, s, m, e] = bound.each_ref().map(|bound| bound.host.clone());
-    let hosts = Arc::new(Hosts { registry: r, registry2: r2, token: t, token2: t2, store: s, mirror: m, evil: e });
+    let hosts =
+        Arc::new(Hosts { registry: r, registry2: r2, token: t, token2: t2, store: s, mirror: m, evil: e });
     let shared = || (Arc::clone(&hosts), image.clone(), site.clone());
     let tokens = |host: String| -> Answer {
         let (hosts, _, site) = shared();
         Box::new(move |seen, _| {
-            cookie(site.tokens.map_or_else(|| issue(seen, &host), |to| moved(&hosts, to, seen)), "token server")
+            cookie(
+                site.tokens.map_or_else(|| issue(seen, &host), |to| moved(&hosts, to, seen)),
+                "token server",
+            )
         })
     };
     let (at, served, playing) = shared();
@@ -313,14 +376,16 @@ async fn play(site: &Site) {
         mirror,
         Box::new(collector),
     ];
-    let servers: Vec<Server> = bound.into_iter().zip(answers).map(|(bound, answer)| bound.serve(answer)).collect();
+    let servers: Vec<Server> =
+        bound.into_iter().zip(answers).map(|(bound, answer)| bound.serve(answer)).collect();
 
     let dir = tempfile::tempdir().unwrap();
     let certs = site.mirror.is_some().then(|| {
         let host = dir.path().join(&hosts.registry);
         std::fs::create_dir(&host).unwrap();
         let (mirror, key) = (&hosts.mirror, planted("mirror-key"));
-        let text = format!("[host.\"http://{mirror}\"]\n[host.\"http://{mirror}\".header]\nx-key = \"{key}\"\n");
+        let text =
+            format!("[host.\"http://{mirror}\"]\n[host.\"http://{mirror}\".header]\nx-key = \"{key}\"\n");
         std::fs::write(host.join("hosts.toml"), text).unwrap();
         dir.path().to_owned()
     });
@@ -346,7 +411,10 @@ async fn play(site: &Site) {
     .await;
     let name = &site.name;
     if let Err(error) = &outcome {
-        assert!(secret::find(format!("{error} {error:?}").as_bytes()).is_none(), "{name}: the error tells a secret");
+        assert!(
+            secret::find(format!("{error} {error:?}").as_bytes()).is_none(),
+            "{name}: the error tells a secret"
+        );
     }
     assert_eq!(outcome.is_ok(), site.works, "{name}: {:?}", outcome.err().map(|e| e.to_string()));
     let asked = servers[0].seen().len();
@@ -356,8 +424,10 @@ async fn play(site: &Site) {
 
 fn judge(site: &Site, hosts: &Hosts, servers: &[Server]) {
     let name = &site.name;
-    let basic = |host: &String| Allowed::Basic { host: host.clone(), pair: format!("u:{}", planted("password")) };
-    let own_token = |host: &String, token: &str| Allowed::Bearer { host: host.clone(), token: planted(token) };
+    let basic =
+        |host: &String| Allowed::Basic { host: host.clone(), pair: format!("u:{}", planted("password")) };
+    let own_token =
+        |host: &String, token: &str| Allowed::Bearer { host: host.clone(), token: planted(token) };
     let refresh = |host: &String| Allowed::Form {
         host: host.clone(),
         path: "/token".into(),
@@ -368,7 +438,8 @@ fn judge(site: &Site, hosts: &Hosts, servers: &[Server]) {
     let key = Allowed::Header { host: hosts.mirror.clone(), name: "x-key", value: planted("mirror-key") };
     // Who was sent a signed link may see it again; the store's is for the store unless the scenario leads elsewhere.
     let mut allowed = vec![key];
-    let link_to = |part: &str| [site.blobs, site.manifests].into_iter().flatten().any(|(_, to)| to.contains(part));
+    let link_to =
+        |part: &str| [site.blobs, site.manifests].into_iter().flatten().any(|(_, to)| to.contains(part));
     let mirrored = site.mirror.is_some_and(|(_, to)| to.is_some_and(|(_, to)| to.contains("{sig}")));
     for (host, is_target) in [
         (&hosts.store, link_to("{store}") || mirrored),
@@ -399,7 +470,12 @@ fn judge(site: &Site, hosts: &Hosts, servers: &[Server]) {
     assert!(wrong.is_empty(), "{name}: {wrong:#?}");
     let evil = servers.iter().find(|server| server.host == hosts.evil).unwrap();
     assert_eq!(secret::find(&evil.raw()), None, "{name}: the collector has a secret");
-    assert_eq!(evil.connections() > 0, site.reaches_evil, "{name}: {} connections to the collector", evil.connections());
+    assert_eq!(
+        evil.connections() > 0,
+        site.reaches_evil,
+        "{name}: {} connections to the collector",
+        evil.connections()
+    );
     let asks_evil = evil.seen().iter().any(|seen| seen.path().starts_with("/token"));
     assert!(!asks_evil, "{name}: the collector was asked for a token");
 }

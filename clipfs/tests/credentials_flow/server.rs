@@ -99,7 +99,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(ip: &str, answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        ip: &str,
+        answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         Bound::new(ip).await.serve(Box::new(answer))
     }
 
@@ -114,10 +117,6 @@ impl Server {
 
     pub(crate) fn connections(&self) -> usize {
         self.log.lock().unwrap().connections
-    }
-
-    pub(crate) fn count(&self, part: &str) -> usize {
-        self.seen().iter().filter(|seen| seen.target.contains(part)).count()
     }
 }
 
@@ -140,7 +139,12 @@ async fn fill(
     }
 }
 
-async fn connection(mut stream: TcpStream, host: &str, answer: &Answer, log: &Mutex<Log>) -> std::io::Result<()> {
+async fn connection(
+    mut stream: TcpStream,
+    host: &str,
+    answer: &Answer,
+    log: &Mutex<Log>,
+) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let head = fill(&mut stream, &mut buffer, log, |b| {

@@ -74,7 +74,8 @@ impl Image {
                 .with("docker-content-digest", self.manifest_digest().to_string());
         }
         let blobs: [&[u8]; 2] = [&self.layer, self.config.as_bytes()];
-        let Some(blob) = blobs.into_iter().find(|b| request.path().ends_with(&Digest::of(b).to_string())) else {
+        let Some(blob) = blobs.into_iter().find(|b| request.path().ends_with(&Digest::of(b).to_string()))
+        else {
             return Reply::new(404, "");
         };
         let range = request.header("range").and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));

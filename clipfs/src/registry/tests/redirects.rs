@@ -156,9 +156,24 @@ async fn names_that_resolve_privately_are_refused_before_any_packet() {
     inside.set_nonblocking(true).unwrap();
     let port = inside.local_addr().unwrap().port();
     let addresses = [
-        "127.0.0.3", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.100.100.200", "168.63.129.16",
-        "0.0.0.0", "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "::ffff:127.0.0.3", "64:ff9b::7f00:3",
-        "64:ff9b:1::1", "2002:7f00:3::1", "::7f00:3",
+        "127.0.0.3",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "0.0.0.0",
+        "::",
+        "::1",
+        "fe80::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "::ffff:127.0.0.3",
+        "64:ff9b::7f00:3",
+        "64:ff9b:1::1",
+        "2002:7f00:3::1",
+        "::7f00:3",
     ];
     let one_each = addresses.map(|address| vec![address]);
     for (addresses, what) in one_each

@@ -236,7 +236,9 @@ async fn a_provider_that_is_away_is_not_noticed_while_its_answer_holds() {
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     away.store(true, SeqCst);
-    for (age, what) in [(0, "the token is valid"), (290, "early renewal"), (20, "the token has ended"), (600, "stale")] {
+    for (age, what) in
+        [(0, "the token is valid"), (290, "early renewal"), (20, "the token has ended"), (600, "stale")]
+    {
         source.age_tokens(Duration::from_secs(age));
         read(&source, &image).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
@@ -255,7 +257,8 @@ async fn try_later_is_no_storm() {
     let server = registry(&image, &Arc::default()).await;
     let later = |after| CredentialError::TryLater { reason: "throttled".into(), after };
     let wait = Duration::from_millis(300);
-    let provider = Scripted::new(move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("p0", None)) });
+    let provider =
+        Scripted::new(move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("p0", None)) });
     let source = open(&server.host, with(&provider)).await;
     let readers: Vec<_> = (0..50)
         .map(|_| {
