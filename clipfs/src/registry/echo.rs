@@ -78,7 +78,8 @@ impl Sent {
 
     /// The words, unless they hold a secret or a piece of one.
     pub(super) fn scrub<'a>(&self, words: &'a str) -> &'a str {
-        let words = words.get(..words.floor_char_boundary(MOST)).unwrap_or(words);
+        let end = (0..=MOST.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+        let words = &words[..end];
         let lower = words.to_ascii_lowercase();
         let repeats = self.0.iter().any(|secret| is_in(secret.expose_secret().as_bytes(), lower.as_bytes()));
         if repeats { INSTEAD } else { words }

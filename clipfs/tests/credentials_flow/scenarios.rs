@@ -319,7 +319,7 @@ fn collector(seen: &Seen, n: usize) -> Reply {
         Reply::new(200, r#"{"token":"from-the-collector"}"#)
     } else {
         let realm = format!("Bearer realm=\"http://{}/token\"", seen.host);
-        let first = if n % 2 == 0 { BASIC } else { realm.as_str() };
+        let first = if n.is_multiple_of(2) { BASIC } else { realm.as_str() };
         Reply::new(401, "{}").with("www-authenticate", first).with("www-authenticate", realm.as_str())
     };
     cookie(reply, "collector")
@@ -485,5 +485,5 @@ async fn secrets_go_where_they_are_meant_to_and_nowhere_else() {
     let table = table();
     assert!(table.len() > 80, "{} scenarios", table.len());
     // A few at a time: they wait more than they work.
-    futures_util::stream::iter(&table).for_each_concurrent(8, |site| play(site)).await;
+    futures_util::stream::iter(&table).for_each_concurrent(8, play).await;
 }
