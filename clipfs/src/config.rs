@@ -297,6 +297,9 @@ impl Settings {
                 return Err(ConfigError::Value { key, reason: "must be longer than 0s".into() });
             }
         }
+        self.endpoints
+            .validate()
+            .map_err(|error| ConfigError::Value { key: "endpoints", reason: error.message })?;
         for name in &self.credential_plugin_env {
             if name.is_empty() || name.contains(['=', '\0']) {
                 // Not quoted: who writes NAME=VALUE here may have written a secret.

@@ -26,6 +26,7 @@ mod mountinfo;
 mod protocol;
 mod rundir;
 mod server;
+mod source;
 mod status;
 mod unmount;
 

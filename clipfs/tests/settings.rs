@@ -28,6 +28,7 @@ fn exit_codes() {
     let not_json = file("not.json", "{");
     let empty = file("empty.json", "{}");
     let endpoints = file("endpoints.toml", "[endpoints]\necr = \"http://127.0.0.1:1\"\n");
+    let foreign = file("foreign.toml", "[endpoints]\necr = \"http://ecr.example\"\n");
     let misspelt = file("misspelt.toml", "[endpoints]\necs = \"http://127.0.0.1:1\"\n");
     let image = "127.0.0.1:1/team/app:1";
     for (args, env, want) in [
@@ -46,6 +47,7 @@ fn exit_codes() {
         (&["inspect", &nowhere, "--request", &empty, "--credential-plugin", "docker:/bin/true"], &[], 78),
         (&["inspect", &nowhere, "--config", &endpoints], &[], 66),
         (&["inspect", &nowhere, "--config", &misspelt], &[], 78),
+        (&["inspect", &nowhere, "--config", &foreign], &[], 78),
         (&["inspect", image, "--hosts-dir", &no_dir], &[], 78),
         (&["inspect", image, "--hosts-dir", &broken], &[], 78),
         (&["inspect", image], &[], 69),

@@ -203,6 +203,12 @@ mod tests {
             (77, Failure::Registry(CredentialError::Denied { registry: text(), reason: text() }.into())),
             (78, Failure::Registry(CredentialError::Configuration(text()).into())),
             (69, Failure::Registry(CredentialError::Unavailable(text()).into())),
+            (65, Failure::Credentials(CredentialError::Malformed(text()))),
+            (70, Failure::Credentials(CredentialError::Broken(text()))),
+            (75, Failure::Credentials(CredentialError::TryLater { reason: text(), after: None })),
+            (76, Failure::Credentials(CredentialError::Refused(text()))),
+            (78, Failure::Credentials(CredentialError::Configuration(text()))),
+            (74, Failure::Request { path: "/r".into(), source: io(io::ErrorKind::Other) }),
             (68, Failure::Registry(RegistryError::UnknownHost { host: text() })),
             (69, Failure::Registry(unavailable())),
             (75, Failure::Registry(RegistryError::TooManyRequests { host: text(), retry_after: None })),
@@ -281,6 +287,22 @@ mod tests {
         let fetch = BuildError::Fetch { layer: layer(), source: RegistryError::NotFound(String::new()) };
         assert!(hint(Failure::Build(fetch)).contains("tag"));
         assert_eq!(hint(Failure::Interrupted(2)), "");
+        // Credentials that cannot be used can always be mended, wherever that was found out.
+        let text = String::new;
+        for error in [
+            CredentialError::NotFound { registry: text(), reason: text() },
+            CredentialError::Denied { registry: text(), reason: text() },
+            CredentialError::Configuration(text()),
+            CredentialError::Malformed(text()),
+            CredentialError::Unavailable(text()),
+            CredentialError::TryLater { reason: text(), after: None },
+            CredentialError::Refused(text()),
+            CredentialError::Broken(text()),
+        ] {
+            let told = hint(Failure::Credentials(error.clone()));
+            assert!(!told.is_empty(), "{error:?}");
+            assert_eq!(hint(Failure::Registry(error.into())), told);
+        }
         // Advice to give up TLS or to choose another image only where it is the answer.
         let (text, registry) = (String::new, |error| hint(Failure::Registry(error)));
         assert!(registry(RegistryError::NotTls { host: text() }).contains("--plain-http"));

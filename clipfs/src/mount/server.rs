@@ -17,22 +17,22 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::asked::{Counted, Counts};
+use super::asked::Counts;
 use super::error::sentence;
 use super::hardening::harden;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
+use super::source::{is_passing, open_source, state_after};
 use super::status::{Answer, ServerCounters};
-use crate::credentials::CredentialError;
 use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
 use crate::fuse::{ClipFs, FuseOptions, Shared, session};
 use crate::index::ClipIndex;
-use crate::oci::{Digest, ImageSpec};
+use crate::oci::Digest;
 use crate::read::{ReadOptions, Reader};
-use crate::registry::{ImageSource, RegistryError, RegistryOptions};
+use crate::registry::{ImageSource, RegistryError};
 use crate::store::{Store, StoreOptions};
 use crate::vfs::Vfs;
 
@@ -44,12 +44,6 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the source is looked at while something is wrong.
 const WATCH: Duration = Duration::from_secs(5);
-/// Time to a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time without a byte.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Attempts for a request.
-const ATTEMPTS: u32 = 4;
 /// Pause of the control socket after an error (no descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -316,27 +310,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Refusal::new(&e, exit::SOFTWARE)))
 }
 
-async fn open_source(
-    config: &ServerConfig,
-    asked: &Arc<Counts>,
-) -> Result<Option<ImageSource>, RegistryError> {
-    let Some(image) = &config.image else { return Ok(None) };
-    let spec: ImageSpec = image.parse()?;
-    let credentials = config.credentials.clone();
-    // Reads the request.
-    let opened = tokio::task::spawn_blocking(move || credentials.open()).await;
-    let inner = opened.map_err(|e| CredentialError::Broken(e.to_string()))??;
-    let options = RegistryOptions {
-        credentials: Arc::new(Counted { inner, counts: Arc::clone(asked) }),
-        plain_http: config.plain_http,
-        hosts_dir: config.hosts_dir.clone(),
-        connect_timeout: CONNECT_TIMEOUT,
-        progress_timeout: PROGRESS_TIMEOUT,
-        attempts: ATTEMPTS,
-    };
-    ImageSource::open(&spec, options).await.map(Some)
-}
-
 /// A definite no refuses the mount; silence or trouble does not. A server that takes over never refuses.
 async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Result<State, Refusal> {
     if adopted {
@@ -361,25 +334,10 @@ async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Re
     }
 }
 
-/// Trouble that `is_permanent` calls lasting but that is no word about the image.
-fn is_passing(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Credentials(error) if error.is_passing())
-}
-
 fn state_of(state: &AtomicU8) -> State {
     match state.load(Ordering::Relaxed) {
         0 => State::Ok,
         2 => State::AuthDenied,
-        _ => State::Degraded,
-    }
-}
-
-/// What an error of the source says about the mount: whether somebody must mend credentials, or only time.
-fn state_after(error: &RegistryError) -> State {
-    match error {
-        RegistryError::Denied { .. } => State::AuthDenied,
-        RegistryError::Credentials(CredentialError::Broken(_)) => State::Degraded,
-        RegistryError::Credentials(error) if !error.is_passing() => State::AuthDenied,
         _ => State::Degraded,
     }
 }
@@ -528,24 +486,6 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn states_say_who_can_mend() {
-        let text = String::new;
-        let table = [
-            (State::AuthDenied, RegistryError::Denied { host: text(), what: text(), reason: text() }),
-            (State::AuthDenied, CredentialError::NotFound { registry: text(), reason: text() }.into()),
-            (State::AuthDenied, CredentialError::Malformed(text()).into()),
-            (State::AuthDenied, CredentialError::Configuration(text()).into()),
-            (State::Degraded, CredentialError::Unavailable(text()).into()),
-            (State::Degraded, CredentialError::TryLater { reason: text(), after: None }.into()),
-            (State::Degraded, CredentialError::Broken(text()).into()),
-            (State::Degraded, RegistryError::Unavailable { host: text(), reason: text() }),
-        ];
-        for (expected, error) in table {
-            assert_eq!(state_after(&error), expected, "{error:?}");
-        }
-    }
 
     #[test]
     fn ratios_are_rounded_down_and_undefined_of_nothing() {

@@ -377,3 +377,35 @@ fn the_sweep_sees_what_is_there() {
     assert!(seen.is_err(), "a leak was passed over");
     fs::remove_file(leak).unwrap();
 }
+
+#[test]
+fn a_request_in_memory_is_held_by_keeper_and_server_and_inherited_by_nobody() {
+    let mut sandbox = Sandbox::new();
+    let password = secret("held");
+    let registry = private(false, &password);
+    let shown = sandbox.path("descriptors");
+    let plugin = script(
+        &sandbox,
+        "showing",
+        &format!("ls -l /proc/$$/fd >>{}\nexec {} \"$@\"", shown.display(), credplugin().display()),
+    );
+    let mountpoint = sandbox.path("held");
+    fs::create_dir(&mountpoint).unwrap();
+    let image = registry.reference("team/app", "1");
+    let args = ["mount", &image, mountpoint.to_str().unwrap(), "--request", "-", "--credential-plugin"];
+    let args = [&args[..], &[plugin.to_str().unwrap()]].concat();
+    let text = request(&registry.addr().to_string(), &password);
+    let output = run_with_input(&sandbox, &args, text.as_bytes());
+    assert!(output.status.success(), "{}", describe(&output));
+    sandbox.adopt(&mountpoint);
+
+    let descriptors = fs::read_to_string(&shown).unwrap();
+    assert!(descriptors.contains("pipe:") && !descriptors.contains("memfd"), "{descriptors}");
+    let status = sandbox.status(&mountpoint);
+    for process in ["keeper_pid", "server_pid"] {
+        let dir = format!("/proc/{}/fd", status[process]);
+        let links = fs::read_dir(dir).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let held = links.filter(|link| link.to_string_lossy().contains("memfd:clipfs-request")).count();
+        assert_eq!(held, 1, "{process}");
+    }
+}

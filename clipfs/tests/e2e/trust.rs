@@ -87,12 +87,18 @@ fn in_a_stored_object() {
     let want = Content::bytes(BIG_SEED, 5 << 20);
     let mountpoint = sandbox.mount(&reference, &[]);
     assert!(fs::read(mountpoint.join("big")).unwrap() == want);
+    let objects = sandbox.cache().join("objects");
+    let find = || {
+        // Files come and go while others are written.
+        let is_big = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.len() == 5 << 20);
+        files_below(&objects).into_iter().find(is_big)
+    };
+    // Written behind the reader's back, and an unmount does not wait for it.
+    wait_until("a file that was read whole to be an object", || find().is_some());
     sandbox.umount(&mountpoint);
-    let objects = files_below(&sandbox.cache().join("objects"));
-    let big = objects.iter().find(|path| fs::metadata(path).unwrap().len() == 5 << 20);
-    let big = big.expect("a file that was read whole is an object");
+    let big = find().unwrap();
 
-    flip(big, 3_000_000);
+    flip(&big, 3_000_000);
     Sandbox::drop_caches();
     registry.reset_log();
     let mountpoint = sandbox.mount(&reference, &[]);

@@ -1,0 +1,77 @@
+//! Where a server's image comes from: opening it, and what its errors say about the mount.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::asked::{Counted, Counts};
+use super::protocol::{ServerConfig, State};
+use crate::credentials::CredentialError;
+use crate::oci::ImageSpec;
+use crate::registry::{ImageSource, RegistryError, RegistryOptions};
+
+/// Time to a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time without a byte.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts for a request.
+const ATTEMPTS: u32 = 4;
+
+/// Opens the image's place, and the source of its credentials. `None`: there is none to open.
+pub(super) async fn open_source(
+    config: &ServerConfig,
+    asked: &Arc<Counts>,
+) -> Result<Option<ImageSource>, RegistryError> {
+    let Some(image) = &config.image else { return Ok(None) };
+    let spec: ImageSpec = image.parse()?;
+    let credentials = config.credentials.clone();
+    // Reads the request.
+    let opened = tokio::task::spawn_blocking(move || credentials.open()).await;
+    let inner = opened.map_err(|e| CredentialError::Broken(e.to_string()))??;
+    let options = RegistryOptions {
+        credentials: Arc::new(Counted { inner, counts: Arc::clone(asked) }),
+        plain_http: config.plain_http,
+        hosts_dir: config.hosts_dir.clone(),
+        connect_timeout: CONNECT_TIMEOUT,
+        progress_timeout: PROGRESS_TIMEOUT,
+        attempts: ATTEMPTS,
+    };
+    ImageSource::open(&spec, options).await.map(Some)
+}
+
+/// Trouble that `is_permanent` calls lasting but that is no word about the image.
+pub(super) fn is_passing(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Credentials(error) if error.is_passing())
+}
+
+/// What an error of the source says about the mount: whether somebody must mend credentials, or only time.
+pub(super) fn state_after(error: &RegistryError) -> State {
+    match error {
+        RegistryError::Denied { .. } => State::AuthDenied,
+        RegistryError::Credentials(CredentialError::Broken(_)) => State::Degraded,
+        RegistryError::Credentials(error) if !error.is_passing() => State::AuthDenied,
+        _ => State::Degraded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_say_who_can_mend() {
+        let text = String::new;
+        let table = [
+            (State::AuthDenied, RegistryError::Denied { host: text(), what: text(), reason: text() }),
+            (State::AuthDenied, CredentialError::NotFound { registry: text(), reason: text() }.into()),
+            (State::AuthDenied, CredentialError::Malformed(text()).into()),
+            (State::AuthDenied, CredentialError::Configuration(text()).into()),
+            (State::Degraded, CredentialError::Unavailable(text()).into()),
+            (State::Degraded, CredentialError::TryLater { reason: text(), after: None }.into()),
+            (State::Degraded, CredentialError::Broken(text()).into()),
+            (State::Degraded, RegistryError::Unavailable { host: text(), reason: text() }),
+        ];
+        for (expected, error) in table {
+            assert_eq!(state_after(&error), expected, "{error:?}");
+        }
+    }
+}
