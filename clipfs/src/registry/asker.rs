@@ -82,6 +82,11 @@ impl Asker {
         kept.version == self.provider.version()
     }
 
+    /// Tells the provider that what it said was refused: what it keeps is no answer any more.
+    pub(super) fn refused(&self) {
+        self.provider.refused(&self.request);
+    }
+
     /// The error of whoever comes before a hold ends.
     pub(super) fn held(&self) -> Option<RegistryError> {
         let (until, version, mut error) = {

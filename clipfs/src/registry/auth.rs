@@ -275,6 +275,7 @@ impl Auth {
                 }
                 Err(NoToken::Refused(reason)) if fresh => return Err(self.deny(reason)),
                 Err(NoToken::Refused(_)) => {
+                    self.asker.refused();
                     kept = self.asker.ask().await?;
                     fresh = true;
                 }
@@ -310,6 +311,9 @@ impl Auth {
         if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept) && self.asker.is_of_this_version(kept))
         {
             return Ok((kept.clone(), false));
+        }
+        if matches!(why, Why::Refused | Why::RefusedAgain) {
+            self.asker.refused();
         }
         let error = match self.asker.ask().await {
             Ok(kept) => return Ok((kept, true)),
