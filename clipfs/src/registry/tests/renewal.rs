@@ -16,6 +16,7 @@ type Say = dyn Fn(usize) -> Result<Answer, CredentialError> + Send + Sync;
 struct Scripted {
     asked: AtomicUsize,
     version: AtomicU64,
+    refused: AtomicUsize,
     say: Box<Say>,
 }
 
@@ -27,7 +28,8 @@ impl std::fmt::Debug for Scripted {
 
 impl Scripted {
     fn new(say: impl Fn(usize) -> Result<Answer, CredentialError> + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { asked: AtomicUsize::new(0), version: AtomicU64::new(0), say: Box::new(say) })
+        let (asked, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { asked, version: AtomicU64::new(0), refused, say: Box::new(say) })
     }
 
     fn asked(&self) -> usize {
@@ -49,6 +51,10 @@ impl CredentialProvider for Shared {
 
     fn version(&self) -> u64 {
         self.0.version.load(SeqCst)
+    }
+
+    fn refused(&self, _: &CredentialRequest) {
+        self.0.refused.fetch_add(1, SeqCst);
     }
 }
 
@@ -130,6 +136,21 @@ async fn what_was_asked_early_is_kept() {
     provider.version.store(1, SeqCst);
     source.authenticate().await.unwrap();
     assert_eq!(provider.asked(), 2, "another source, another question");
+}
+
+#[tokio::test]
+async fn a_provider_that_keeps_answers_is_told_of_refusals() {
+    let image = Image::new(10);
+    let epoch = Arc::new(AtomicUsize::new(0));
+    let server = registry(&image, &epoch).await;
+    let now = Arc::clone(&epoch);
+    let provider = Scripted::new(move |_| Ok(password(&format!("p{}", now.load(SeqCst)), None)));
+    let source = open(&server.host, with(&provider)).await;
+    read(&source, &image).await.unwrap();
+    assert_eq!(provider.refused.load(SeqCst), 0, "nothing was refused yet");
+    epoch.store(1, SeqCst);
+    read(&source, &image).await.unwrap();
+    assert_eq!((provider.refused.load(SeqCst), provider.asked()), (1, 2));
 }
 
 #[tokio::test]
