@@ -67,7 +67,7 @@ pub(super) struct SourceArgs {
     /// anonymous access
     #[arg(long, value_name = "FILE|-")]
     pub(super) request: Option<PathBuf>,
-    /// Who is asked for credentials: [clipfs:]PATH (gets the request), docker:PATH (a credential helper), kubelet:PATH (a
+    /// Who is asked for credentials: PATH or clipfs:PATH (gets the request), docker:PATH (a credential helper), kubelet:PATH (a
     /// credential provider), docker-config:FILE, containers-auth:FILE. A name without a slash is looked for in PATH
     /// [default: clipfs itself answers from the request; without one, access is anonymous]
     #[arg(long, value_name = "PLUGIN", env = "CLIPFS_CREDENTIAL_PLUGIN")]

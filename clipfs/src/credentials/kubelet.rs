@@ -1,7 +1,7 @@
 //! The kubelet's credential providers, called as the kubelet calls them: `credentialprovider.kubelet.k8s.io/v1`, one document
 //! on standard input, one on standard output, a minute.
 //!
-//! The plugin says which images its answer is for ([`pattern`]) and how long it may be kept and for what ([`cache`]). Unlike the
+//! The plugin says which images its answer is for (`pattern`) and how long it may be kept and for what (`cache`). Unlike the
 //! kubelet, which tries all credentials that match until one is accepted, only the most specific ones are used.
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 //! document, ends in the way that the document says (0 after an answer, another code after a refusal), is for the registry
 //! that was asked for, and has not expired. A plugin cannot turn a request's credentials into anonymous access. Nothing of what it
 //! printed is told to anybody but the message of a well-formed refusal, and that only without the request's secrets
-//! ([`super::scrub`]).
+//! (`scrub`).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
