@@ -30,6 +30,10 @@ mod token;
 /// Longest time for all exchanges of one answer. A caller kills the program after 60 s, and should hear the reason before.
 const DEADLINE: Duration = Duration::from_secs(50);
 
+/// Longest value that goes into a header or a signature, in bytes. Servers take 8 to 64 KiB of headers; the longest tokens that are
+/// used as passwords (of users in many groups) have some KiB.
+const MAX_LINE: usize = 16 << 10;
+
 /// How far a cloud's clock must be from ours before a refusal is taken for one of the wrong time. Amazon allows 5 minutes, Google less.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -203,9 +207,13 @@ fn choose(request: &ContainerRequest, ask: &Ask, registry: &str) -> Result<Optio
 /// A value as it goes into a header or a signature.
 ///
 /// # Errors
-/// [`Code::BadRequest`]: a line break, which ends a header, or a NUL. Everything else is kept as it is, spaces too.
+/// [`Code::BadRequest`]: a line break, which ends a header, a NUL, or more than [`MAX_LINE`] bytes. Everything else is kept as it is,
+/// spaces too.
 fn line<'a>(key: &str, value: &'a SecretString) -> Result<&'a str, Error> {
     let value = value.expose_secret();
+    if value.len() > MAX_LINE {
+        return Err(Error::bad_request(key, &format!("is longer than {MAX_LINE} bytes")));
+    }
     if value.contains(['\r', '\n', '\0']) {
         let hint =
             if value.trim_start().starts_with('{') { "; write the JSON in one line" } else { "; remove it" };

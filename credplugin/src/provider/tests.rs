@@ -225,6 +225,34 @@ async fn who_they_are_not() {
 }
 
 #[tokio::test]
+async fn long_values_are_kept_or_refused() {
+    let whole = |length: usize| format!("u:{}", "p".repeat(length));
+    let (_, password) = basic(get(&whole(MAX_LINE), "a.b/c", "a.b").await.unwrap());
+    assert_eq!(password.len(), MAX_LINE);
+    for length in [MAX_LINE + 1, 64 << 10] {
+        let error = get(&whole(length), "a.b/c", "a.b").await.unwrap_err();
+        let expected = (Code::BadRequest, "PASSWORD: is longer than 16384 bytes");
+        assert_eq!((error.code, error.message.as_str()), expected);
+    }
+    // What is not used is nobody's business.
+    let beside = format!(r#"{{"USERNAME":"u","PASSWORD":"p","OTHER":"{}"}}"#, "x".repeat(64 << 10));
+    assert_eq!(basic(get(&beside, "a.b/c", "a.b").await.unwrap()).1, "p");
+    let long = "x".repeat(64 << 10);
+    for (key, credentials) in [
+        ("AWS_SECRET_ACCESS_KEY", format!(r#"{{"AWS_ACCESS_KEY_ID":"i","AWS_SECRET_ACCESS_KEY":"{long}"}}"#)),
+        ("GCP_ACCESS_TOKEN", format!(r#"{{"GCP_ACCESS_TOKEN":"{long}"}}"#)),
+        ("GOOGLE_APPLICATION_CREDENTIALS", format!(r#"{{"GOOGLE_APPLICATION_CREDENTIALS":"{{{long}"}}"#)),
+    ] {
+        let host =
+            if key.starts_with('A') { "123456789012.dkr.ecr.eu-west-1.amazonaws.com" } else { "gcr.io" };
+        let error = get(&credentials, &format!("{host}/a"), host).await.unwrap_err();
+        assert_eq!(error.code, Code::BadRequest);
+        assert!(error.message.starts_with(&format!("{key}: ")), "{}", error.message);
+        assert!(error.message.contains("is longer than"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
 async fn which_registry() {
     let wrapped =
         r#"{"registry":"https://index.docker.io/v1/","credentials":{"USERNAME":"u","PASSWORD":"pl4nted-p"}}"#;
