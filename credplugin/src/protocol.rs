@@ -33,7 +33,7 @@ pub enum Document {
 /// # Errors
 /// [`Code::BadRequest`]: not one JSON object, another kind or version, a field of a wrong type.
 pub fn recognise(bytes: &[u8]) -> Result<Document, Error> {
-    let fields = Fields::parse(bytes, clipfs::MAX_REQUEST)?;
+    let fields = Fields::parse_envelope(bytes, clipfs::MAX_REQUEST)?;
     if !fields.has("kind") && !fields.has("apiVersion") {
         return Ok(Document::Container);
     }

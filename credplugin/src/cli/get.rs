@@ -5,9 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
 use credplugin::provider::check_request;
-use credplugin::{
-    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, parse_registry,
-};
+use credplugin::{Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, parse_registry};
 use zeroize::Zeroizing;
 
 use super::{Target, failed, input, kubelet, output, settings, written};
@@ -61,7 +59,8 @@ impl Question {
             // A document that calls itself a question chooses endpoints. Who says on the command line what is asked for hands over a
             // ContainerRequest, which a tenant may have written.
             Document::Credential(_) if bare => {
-                let reason = "with --image or --registry, standard input is a ContainerRequest, which has no kind";
+                let reason =
+                    "with --image or --registry, standard input is a ContainerRequest, which has no kind";
                 return Err(Error::bad_request("kind", reason));
             }
             Document::Credential(mut asked) => {

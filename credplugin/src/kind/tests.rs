@@ -72,7 +72,10 @@ fn keys_tell_the_type_then_the_host() {
 fn halves_are_refused_beside_what_is_whole() {
     let whole = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
     for (keys, says) in [
-        (&["REGISTRY_USERNAME"][..], "both REGISTRY_USERNAME and REGISTRY_PASSWORD must be provided together"),
+        (
+            &["REGISTRY_USERNAME"][..],
+            "both REGISTRY_USERNAME and REGISTRY_PASSWORD must be provided together",
+        ),
         (&["DOCKER_PASSWORD"], "both DOCKER_USERNAME and DOCKER_PASSWORD must be provided together"),
         (&["USERNAME", "PASSWORD="], "both USERNAME and PASSWORD must be provided together"),
         (&["PASSWORD"], "both USERNAME and PASSWORD must be provided together"),
