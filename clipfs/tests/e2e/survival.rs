@@ -199,8 +199,11 @@ fn a_covered_mount_is_kept_until_it_is_uncovered() {
     nix::mount::mount(Some("cover"), &mountpoint, Some("tmpfs"), no_flags, None::<&str>).unwrap();
     let pid = sandbox.status(&mountpoint)["keeper_pid"].as_u64().unwrap();
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
-    // Has the same grace as the keeper, and begins after it.
     let output = sandbox.run(["umount", mountpoint.to_str().unwrap()]);
+    // The keeper has the same grace, and ends it when it gets to it.
+    let mut run = fs::read_dir(sandbox.path("run")).unwrap();
+    let log = run.next().expect("one mount").unwrap().path().join("log");
+    wait_until("the keeper gives up", || fs::read_to_string(&log).unwrap().contains("the mount is kept"));
     nix::mount::umount2(&mountpoint, nix::mount::MntFlags::MNT_DETACH).unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", crate::support::describe(&output));
     assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
