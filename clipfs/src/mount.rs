@@ -18,7 +18,6 @@ use std::time::Duration;
 
 mod asked;
 pub mod error;
-mod hardening;
 mod keeper;
 mod logging;
 mod metrics;
@@ -31,7 +30,6 @@ mod status;
 mod unmount;
 
 pub use error::MountError;
-pub use hardening::harden;
 pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};
