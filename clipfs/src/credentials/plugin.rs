@@ -100,7 +100,11 @@ impl ClipfsPlugin {
             endpoints: Some(self.endpoints.clone()),
             container_request,
         };
-        question.write().map_err(|error| CredentialError::Malformed(error.message))
+        // Nothing but the request is of a size to speak of.
+        question.write().map_err(|error| match &self.request {
+            Some(request) => request.malformed(&format!("too long for a plugin: {}", error.message)),
+            None => CredentialError::Malformed(error.message),
+        })
     }
 }
 

@@ -75,6 +75,9 @@ pub(crate) fn write_string(out: &mut dyn Write, text: &str) -> fmt::Result {
             b'\n' => out.write_str("\\n")?,
             b'\r' => out.write_str("\\r")?,
             b'\t' => out.write_str("\\t")?,
+            // No character takes more bytes than in its shortest form: what was read within a limit is written within it.
+            0x08 => out.write_str("\\b")?,
+            0x0c => out.write_str("\\f")?,
             _ => write!(out, "\\u{byte:04x}")?,
         }
         written = index + 1;
