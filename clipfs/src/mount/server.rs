@@ -19,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::asked::Counts;
 use super::error::sentence;
-use super::hardening::harden;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::source::{is_passing, open_source, state_after};
 use super::status::{Answer, ServerCounters};
+use crate::credentials::harden;
 use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
