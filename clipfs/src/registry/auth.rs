@@ -438,7 +438,11 @@ impl Auth {
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
         self.asker.age(by);
-        if let Some(grant) = &mut self.state().grant {
+        let mut state = self.state();
+        if let Some((_, at)) = &mut state.forbidden_renewal {
+            *at = at.checked_sub(by).unwrap_or(*at);
+        }
+        if let Some(grant) = &mut state.grant {
             for at in [&mut grant.renew_at, &mut grant.ends_at] {
                 *at = at.and_then(|at| at.checked_sub(by));
             }

@@ -48,10 +48,13 @@ impl Endpoint {
             if matches!(kept.credential, Credential::Anonymous) {
                 return Ok(());
             }
-            (kept, match heard {
-                Some(heard) => heard,
-                None => ping.await,
-            })
+            (
+                kept,
+                match heard {
+                    Some(heard) => heard,
+                    None => ping.await,
+                },
+            )
         };
         let outcome = match heard {
             Ok(Ok(challenges)) if self.auth.can_meet(&challenges) => {

@@ -76,7 +76,8 @@ fn token_source(
     scope: &str,
 ) -> Result<TokenSource, RegistryError> {
     let refuse = |reason: String| RegistryError::Protocol { host: authority(base), reason };
-    let mut realm = Url::parse(realm).map_err(|_| refuse("the realm of its challenge is not a URL".into()))?;
+    let mut realm =
+        Url::parse(realm).map_err(|_| refuse("the realm of its challenge is not a URL".into()))?;
     realm.set_fragment(None);
     guard.check(base, &realm).map_err(|why| refuse(format!("the realm of its challenge: {why}")))?;
     let theirs: Vec<_> = challenge.param("scope").unwrap_or("").split_ascii_whitespace().collect();

@@ -164,7 +164,11 @@ async fn one_renewal_for_many_readers() {
     assert_eq!((server.count("/token"), asked.load(SeqCst)), (1, 1), "first challenge");
     epoch.store(1, SeqCst); // all tokens end at once
     storm().await;
-    assert_eq!((server.count("/token"), asked.load(SeqCst)), (2, 1), "one refresh, of what the provider said");
+    assert_eq!(
+        (server.count("/token"), asked.load(SeqCst)),
+        (2, 1),
+        "one refresh, of what the provider said"
+    );
 }
 
 #[tokio::test]
