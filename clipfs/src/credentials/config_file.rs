@@ -171,6 +171,9 @@ impl CredentialProvider for ConfigFile {
         }
         hasher.finish()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// The bytes and the mode of a small regular file.

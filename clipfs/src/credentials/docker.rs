@@ -88,6 +88,9 @@ impl CredentialProvider for DockerHelper {
             self.get(&registry, docker_server(&registry)).await
         })
     }
+
+    /// Nothing is kept here: a helper is run each time.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// What a helper means that ended with an error.

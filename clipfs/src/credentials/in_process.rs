@@ -52,6 +52,9 @@ impl CredentialProvider for InProcess {
     fn version(&self) -> u64 {
         self.request.version()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 #[cfg(test)]

@@ -119,6 +119,9 @@ impl CredentialProvider for ClipfsPlugin {
         request::version_of(&self.program).hash(&mut hasher);
         hasher.finish()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// What it takes to judge a reply.

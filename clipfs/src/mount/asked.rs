@@ -69,6 +69,10 @@ impl CredentialProvider for Counted {
     fn version(&self) -> u64 {
         self.inner.version()
     }
+
+    fn refused(&self, request: &CredentialRequest) {
+        self.inner.refused(request);
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 mod auth;
 mod local;
+mod proof;
+mod provider;
 mod redirects;
+mod refusals;
 mod renewal;
 mod server;
 mod wire;

@@ -7,5 +7,6 @@ mod refusals;
 mod rotation;
 mod scenarios;
 mod server;
+mod servers;
 mod short_tokens;
 mod support;

@@ -133,6 +133,8 @@ impl CredentialProvider for Source {
     fn version(&self) -> u64 {
         self.0.version.load(SeqCst)
     }
+
+    fn refused(&self, _: &CredentialRequest) {}
 }
 
 pub(crate) async fn open(reference: &str, credentials: impl CredentialProvider + 'static) -> ImageSource {
