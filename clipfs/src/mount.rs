@@ -18,6 +18,7 @@ use std::time::Duration;
 
 mod asked;
 pub mod error;
+mod handover;
 mod hardening;
 mod keeper;
 mod logging;

@@ -78,13 +78,13 @@ impl ConfigFile {
             None => return Err(self.not_found(&registry, "says nothing of it: log in there")),
         };
         drop(document);
-        let program = exec::find_program(Path::new(&name)).map_err(|error| match error {
+        let program = exec::look_for(name.into()).await.map_err(|error| match error {
             CredentialError::Configuration(reason) => {
                 CredentialError::Configuration(format!("{} names a helper: {reason}", self.path.display()))
             }
             other => other,
         })?;
-        let helper = DockerHelper::open(&program, &self.env)?;
+        let helper = DockerHelper::at(program, &self.env);
         // The two tools store under different names, and so they ask.
         let server = match self.flavor {
             Flavor::Docker => docker_server(&registry),
