@@ -19,6 +19,7 @@ use std::time::Duration;
 mod asked;
 mod descriptors;
 pub mod error;
+mod handover;
 mod keeper;
 mod logging;
 mod metrics;

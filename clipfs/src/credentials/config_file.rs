@@ -78,7 +78,7 @@ impl ConfigFile {
             Found::Answer(answer) => return Ok(answer),
             Found::Helper(program) => program,
         };
-        let helper = DockerHelper::open(&program, &self.env)?;
+        let helper = DockerHelper::at(program, &self.env);
         // The two tools store under different names, and so they ask.
         let server = match self.file.flavor {
             Flavor::Docker => docker_server(&registry),

@@ -52,7 +52,12 @@ impl DockerHelper {
         let name = path.to_str().filter(|name| !name.contains('/') && !name.starts_with(PREFIX));
         let prefixed = name.and_then(|name| exec::find_program(Path::new(&format!("{PREFIX}{name}"))).ok());
         let program = prefixed.map_or_else(|| exec::find_program(path), Ok)?;
-        Ok(Self { program, env: env.to_vec(), places: Places::of_this_process() })
+        Ok(Self::at(program, env))
+    }
+
+    /// A helper that has been found.
+    pub(super) fn at(program: PathBuf, env: &[String]) -> Self {
+        Self { program, env: env.to_vec(), places: Places::of_this_process() }
     }
 
     /// Asks for a server by the given name.

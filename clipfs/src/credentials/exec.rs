@@ -158,6 +158,16 @@ pub fn find_program(path: &Path) -> Result<PathBuf, CredentialError> {
     find_in(path, std::env::split_paths(&dirs))
 }
 
+/// [`find_program`] off the threads that drive connections: the program may be on a file system that hangs.
+///
+/// # Errors
+/// As [`find_program`].
+pub async fn look_for(path: PathBuf) -> Result<PathBuf, CredentialError> {
+    tokio::task::spawn_blocking(move || find_program(&path))
+        .await
+        .map_err(|_| CredentialError::Unavailable("the plugin was not looked for".into()))?
+}
+
 /// A bare name in the directories of PATH. Relative ones do not count: what is run must not depend on the working directory.
 fn find_in(name: &Path, dirs: impl Iterator<Item = PathBuf>) -> Result<PathBuf, CredentialError> {
     let mut unusable = None;

@@ -60,7 +60,7 @@ impl ClipfsPlugin {
     async fn ask(&self, asked: &CredentialRequest) -> Result<Answer, CredentialError> {
         let began = Instant::now();
         // It may have gone since it was opened: then the reason is told better than by a failed start.
-        exec::find_program(&self.program)?;
+        exec::look_for(self.program.clone()).await?;
         let read = match &self.request {
             Some(request) => Some(super::in_process::read(request).await?),
             None => None,
@@ -210,15 +210,13 @@ impl Reading<'_> {
         if ours { Err(refused("build_registry_credentials for this registry")) } else { Ok(()) }
     }
 
+    /// Without anything that the plugin was given.
     fn scrubbed(&self, message: &str) -> String {
-        let credentials: &[&str] = match self.request {
-            Some(request) => &[
-                request.image_credentials.expose_secret(),
-                request.build_registry_credentials.expose_secret(),
-            ],
-            None => &[],
+        let scrubber = match self.request {
+            Some(request) => Scrubber::of_request(&request.to_json(), &self.asked.registry),
+            None => Scrubber::default(),
         };
-        Scrubber::of(credentials).line(message)
+        scrubber.line(message)
     }
 
     fn broken(&self, what: &str) -> CredentialError {

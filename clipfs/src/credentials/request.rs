@@ -50,7 +50,7 @@ impl RequestFile {
     /// Opens and checks a request. Blocking.
     ///
     /// # Errors
-    /// [`CredentialError::Configuration`]: the file cannot be read. [`CredentialError::Malformed`]: it is no ContainerRequest. Both
+    /// [`CredentialError::Configuration`]: the file cannot be read, or others may write it. [`CredentialError::Malformed`]: it is no ContainerRequest. Both
     /// name the file.
     pub fn open(path: &Path) -> Result<Self, CredentialError> {
         let file = Self { path: path.to_owned(), warned: AtomicBool::new(false) };
@@ -87,7 +87,7 @@ impl RequestFile {
         let unreadable = |error: io::Error| self.wrong(&error.to_string());
         let file = self.open_regular()?;
         let before = file.metadata().map_err(unreadable)?;
-        self.warn_if_readable(&before);
+        self.check_mode(&before)?;
         // One allocation: a buffer that grows leaves copies of secrets behind.
         let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST + 1]);
         let mut filled = 0;
@@ -124,18 +124,28 @@ impl RequestFile {
         }
     }
 
-    /// Once: it holds secrets, and others can read it. A file without a name (a memory file) is out of their reach.
-    fn warn_if_readable(&self, found: &Metadata) {
+    /// Whoever may write it may replace the credentials: refused. Whoever may read it has them: told once. A file without a name
+    /// (a memory file) is out of the reach of others.
+    fn check_mode(&self, found: &Metadata) -> Result<(), CredentialError> {
+        if found.nlink() == 0 {
+            return Ok(());
+        }
         let foreign = found.uid() != 0 && found.uid() != geteuid().as_raw();
-        let open = found.mode() & 0o077 != 0;
-        if found.nlink() > 0 && (foreign || open) && !self.warned.swap(true, Ordering::Relaxed) {
+        let mode = found.mode() & 0o7777;
+        if foreign || mode & 0o022 != 0 {
+            let who = if foreign { format!("its owner, user {},", found.uid()) } else { "anyone".into() };
+            return Err(self.wrong(&format!(
+                "{who} may replace the credentials (mode {mode:04o}): chown root, chmod 0600"
+            )));
+        }
+        if mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 path = %self.path.display(),
-                mode = format!("{:o}", found.mode() & 0o7777),
-                owner = found.uid(),
+                mode = format!("{mode:o}"),
                 "the container request holds secrets and is open to others: give it mode 0600"
             );
         }
+        Ok(())
     }
 
     fn wrong(&self, reason: &str) -> CredentialError {

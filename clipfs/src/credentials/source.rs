@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use credplugin::Endpoints;
 
@@ -132,6 +133,13 @@ pub struct CredentialSource {
 }
 
 impl CredentialSource {
+    /// The error of a source that has said nothing for so long.
+    #[must_use]
+    pub fn silent(&self, waited: Duration) -> CredentialError {
+        let who = if self.plugin.is_some() { "the credential plugin" } else { "the token endpoint" };
+        CredentialError::Unavailable(format!("{who} did not answer within {} s", waited.as_secs_f32()))
+    }
+
     /// Opens the source: checks what can be checked without asking for anything.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod offline;
 mod operations;
 mod requests;
 mod rotation;
+mod slow_sources;
 mod support;
 mod survival;
 mod trust;

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::LazyLock;
 
 use fixtures::registry::{Kind, Registry};
 use serde_json::json;
 
-use crate::support::{Sandbox, describe};
+use crate::support::Sandbox;
 
 /// The user of every private registry here.
 pub(crate) const USER: &str = "puller";

@@ -183,3 +183,35 @@ fn debug_shows_no_request() {
     let text = format!("{:?}", RequestFile::open(&path).unwrap().read().unwrap());
     assert!(!text.contains("pl4nted") && !text.contains("112, 108"), "{text}");
 }
+
+#[test]
+fn what_others_may_replace_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("request.json");
+    write_request(&path, &request_json("pl4nted-mode"));
+    let file = RequestFile::open(&path).unwrap();
+    let refused = |what: &str| {
+        for result in [RequestFile::open(&path).map(drop), file.read().map(drop)] {
+            let text = match result {
+                Err(CredentialError::Configuration(text)) => text,
+                other => panic!("{what}: {other:?}"),
+            };
+            assert!(text.contains("may replace the credentials") && text.contains("chown root"), "{text}");
+        }
+    };
+    for mode in [0o620, 0o602, 0o666, 0o660] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        refused(&format!("{mode:o}"));
+    }
+    // Readers have the secrets, which is told; they cannot choose others.
+    for mode in [0o600, 0o400, 0o640, 0o644] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(file.read().is_ok(), "{mode:o}");
+    }
+    assert!(file.warned.load(Ordering::Relaxed));
+    if geteuid().is_root() {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        refused("another user's");
+    }
+}
