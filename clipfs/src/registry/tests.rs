@@ -2,6 +2,7 @@
 
 mod auth;
 mod local;
+mod names;
 mod redirects;
 mod renewal;
 mod server;

@@ -9,3 +9,4 @@ mod scenarios;
 mod server;
 mod short_tokens;
 mod support;
+mod tls;
