@@ -4,6 +4,7 @@ mod auth;
 mod local;
 mod proof;
 mod provider;
+mod names;
 mod redirects;
 mod refusals;
 mod renewal;

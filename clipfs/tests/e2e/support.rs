@@ -180,6 +180,9 @@ impl Drop for Sandbox {
         }
         if !std::thread::panicking() {
             self.sweep();
+            // Of all registries of all tests: which one it was, the host tells.
+            let misplaced = fixtures::registry::misplaced();
+            assert!(misplaced.is_empty(), "{misplaced:#?}");
         }
     }
 }
