@@ -43,10 +43,9 @@ fn a_plugin_that_hangs_mounts_nothing() {
     let mut sandbox = Sandbox::new();
     // One that would let everybody in.
     let registry = Registry::plain();
-    let pushed = registry.push(&images::small(), "team/app", "1");
-    let digest = pushed.to_string();
-    let tagged = registry.reference("team/app", "1");
-    let pinned = format!("{}@{digest}", tagged.trim_end_matches(":1"));
+    let tagged = registry.push(&images::small(), "team/app", "1");
+    let inspected = sandbox.json(["inspect", "--json", &tagged]);
+    let pinned = registry.reference("team/app", inspected["digest"].as_str().unwrap());
     let index = sandbox.path("app.clip").display().to_string();
     sandbox.ok(["index", &tagged, "-o", &index]);
     sandbox.ok(["ls", &pinned]);
@@ -200,7 +199,7 @@ fn credentials_in_a_reference_are_refused_and_not_repeated() {
     let password = secret("in a reference");
     for image in [format!("https://user:{password}@127.0.0.1/a"), format!("user:{password}@127.0.0.1/a:1")] {
         // What is printed is searched for planted secrets.
-        let output = sandbox.run(["ls", &image]);
+        let output = sandbox.run(["ls", image.as_str()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{said}");
         assert!(
