@@ -2,9 +2,9 @@
 
 mod auth;
 mod local;
+mod names;
 mod proof;
 mod provider;
-mod names;
 mod redirects;
 mod refusals;
 mod renewal;
