@@ -252,7 +252,7 @@ fn refusals_of_a_cloud_are_told_at_mount() {
     // Right until a moment ago.
     clouds.ecr.revoke(KEY_ID);
     clouds.google.revoke(&clouds.account);
-    clouds.entra.rotate();
+    let _ = clouds.entra.rotate();
     for (registry, request) in requests {
         let file = sandbox.write_secret("request.json", request).display().to_string();
         for source in [&[][..], &["--credential-plugin", credplugin().to_str().unwrap()]] {
