@@ -28,6 +28,7 @@ check: fmt clippy doc deny ## formatting, lints, docs, licences and bans
 
 fmt:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fixtures/fuzz/Cargo.toml --check
 
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
