@@ -3,54 +3,23 @@
 //! Needs `docker-registry`, `skopeo` and `htpasswd`, and fails where one is missing.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clipfs::credentials::{Anonymous, Credential, CredentialProvider, Static};
 use clipfs::oci::{Digest, ImageSpec, Platform, Reference};
 use clipfs::registry::{ImageSource, RegistryError, RegistryOptions};
+use fixtures::docker_registry::{Access, DockerRegistry, write_auth_file};
+use fixtures::secret::secret;
 
 const LAYER: usize = 3 << 20;
-
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
-}
-
-/// Starts a registry that wants `u:p` and waits until it answers.
-fn start(dir: &Path) -> (Registry, String) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    fs::write(dir.join("htpasswd"), run(Command::new("htpasswd").args(["-Bbn", "u", "p"]))).unwrap();
-    let config = format!(
-        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n\
-         auth: {{htpasswd: {{realm: test, path: {0}/htpasswd}}}}\n",
-        dir.display()
-    );
-    fs::write(dir.join("config.yml"), config).unwrap();
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
-    let registry = Registry(command.spawn().unwrap());
-    for _ in 0..600 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return (registry, format!("127.0.0.1:{port}"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("docker-registry does not start");
 }
 
 /// Writes an OCI layout with one layer: a tar of incompressible bytes.
@@ -90,16 +59,12 @@ fn write_layout(dir: &Path) {
     fs::write(dir.join("index.json"), index).unwrap();
 }
 
-fn skopeo(from: &str, to: &str) {
+fn skopeo(auth_file: &Path, from: &str, to: &str) {
     let mut command = Command::new("skopeo");
     command.args(["--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"]);
-    if from.starts_with("docker:") {
-        command.args(["--src-creds", "u:p"]);
-    }
-    if to.starts_with("docker:") {
-        command.args(["--dest-creds", "u:p"]);
-    }
-    run(command.args([from, to]));
+    // Of both sides: only registries are looked up in it.
+    command.arg("--authfile").arg(auth_file).args([from, to]);
+    run(&mut command);
 }
 
 async fn open(spec: &ImageSpec, credentials: Arc<dyn CredentialProvider>) -> ImageSource {
@@ -126,16 +91,21 @@ async fn reads_what_skopeo_pushed() {
         assert!(found.is_ok(), "{tool} is not installed: `make deps` installs it");
     }
     let dir = tempfile::tempdir().unwrap();
-    let (_registry, host) = start(dir.path());
+    let password = secret("docker-registry");
+    let access = Access::Htpasswd { user: "u", password: &password };
+    let registry = DockerRegistry::start(&dir.path().join("registry"), access);
+    let host = registry.address().to_owned();
+    let auth_file = dir.path().join("auth.json");
+    write_auth_file(&auth_file, &host, "u", &password);
     let layout = dir.path().join("layout");
     write_layout(&layout);
     let name = format!("{host}/team/app:1");
     // skopeo compresses plain layers on their way to a registry.
-    skopeo(&format!("oci:{}", layout.display()), &format!("docker://{name}"));
+    skopeo(&auth_file, &format!("oci:{}", layout.display()), &format!("docker://{name}"));
 
     let platform = Platform::parse("linux/amd64").unwrap();
     let spec = ImageSpec::Registry(Reference::parse(&name).unwrap());
-    let source = open(&spec, login(&host, "p")).await;
+    let source = open(&spec, login(&host, &password)).await;
     let image = source.resolve(&platform).await.unwrap();
     source.check(&image.manifest_digest).await.unwrap();
     let layer = &image.manifest.layers[0];
@@ -154,13 +124,13 @@ async fn reads_what_skopeo_pushed() {
     let denied = open(&spec, Arc::new(Anonymous)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(denied, RegistryError::Denied { .. }), "{denied}");
     let absent = ImageSpec::Registry(Reference::parse(&format!("{host}/team/app:2")).unwrap());
-    let absent = open(&absent, login(&host, "p")).await.resolve(&platform).await.unwrap_err();
+    let absent = open(&absent, login(&host, &password)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(absent, RegistryError::NotFound(_)), "{absent}");
 
     // The same image as files, written by skopeo.
     for transport in ["oci", "oci-archive", "docker-archive"] {
         let to = format!("{transport}:{}:team/app:1", dir.path().join(transport).display());
-        skopeo(&format!("docker://{name}"), &to);
+        skopeo(&auth_file, &format!("docker://{name}"), &to);
         let source = open(&ImageSpec::parse(&to).unwrap(), Arc::new(Anonymous)).await;
         let local = source.resolve(&platform).await.unwrap();
         assert_eq!(local.config.diff_ids, image.config.diff_ids, "{transport}");

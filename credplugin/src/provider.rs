@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::host::{Vendor, vendor};
 use crate::http::Http;
 use crate::image_credentials::parse_credentials_at;
 use crate::kind::check_halves;
-use crate::registry::normalize_registry;
+use crate::registry::{is_loopback, normalize_registry};
 use crate::{
     Answer, Ask, Code, ContainerRequest, CredentialMap, CredentialType, Endpoints, Error, ImageCredentials,
     Scheme, detect_type, parse_registry,
@@ -25,6 +26,7 @@ mod azure;
 mod basic;
 mod expiry;
 mod gcp;
+mod json_key;
 mod token;
 
 /// Longest time for all exchanges of one answer. A caller kills the program after 60 s, and should hear the reason before.
@@ -97,6 +99,12 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// Whether the registry is one of Google's, or an emulator of one.
+    fn is_google(&self) -> bool {
+        vendor(self.registry) == Some(Vendor::Google)
+            || (self.endpoints.gcp.is_some() && is_loopback(self.registry))
+    }
+
     /// The error of keys that are not for this registry.
     fn not_for(&self, whose: &str) -> Error {
         Error::new(Code::NotFound, format!("{whose}, not for {}", self.registry))

@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use fixtures::docker_registry::{Access, DockerRegistry, TokenServer};
 use fixtures::images;
 use fixtures::registry::{Auth, Bearer, Registry, RegistryConfig};
 use fixtures::secret::secret;
 use serde_json::json;
 
 use crate::requests::{USER, anonymous_blobs, credplugin, request, request_with, run_with_input, script};
-use crate::support::{DockerRegistry, Sandbox, describe, is_mounted, layout, tool};
+use crate::support::{Sandbox, describe, is_mounted, layout, tool};
 
 /// A registry that wants Basic credentials, or tokens from another address.
 fn private(tokens: bool, password: &str) -> Registry {
@@ -28,7 +29,7 @@ fn private(tokens: bool, password: &str) -> Registry {
 }
 
 /// Mounts, reads, unmounts; `input` is what `--request -` reads.
-fn mounts(sandbox: &mut Sandbox, image: &str, args: &[&str], input: Option<&str>) {
+pub(crate) fn mounts(sandbox: &mut Sandbox, image: &str, args: &[&str], input: Option<&str>) {
     let mountpoint = sandbox.path("private");
     fs::create_dir_all(&mountpoint).unwrap();
     let all: Vec<&str> = [&["mount", image, mountpoint.to_str().unwrap()], args].concat();
@@ -115,31 +116,59 @@ fn every_source_mounts_with_tokens_from_another_address() {
     every_source_mounts(true, "bearer");
 }
 
-#[test]
-fn a_real_registry_with_htpasswd() {
-    let mut sandbox = Sandbox::new();
-    let password = secret("htpasswd");
+/// Pushes to a real registry with the user's credentials, pulls from every source, and is refused with a wrong password.
+fn a_real_registry(sandbox: &mut Sandbox, access: Access<'_>, password: &str) -> (DockerRegistry, String) {
     let dir = sandbox.path("registry");
-    let registry = DockerRegistry::start_private(&dir, USER, &password);
+    let registry = DockerRegistry::start(&dir, access);
     let from = layout(&images::small(), &sandbox.path("layout"));
-    let image = format!("{}/team/app:1", registry.address);
-    let auths = sources(&mut sandbox, &registry.address, &password);
+    let image = format!("{}/team/app:1", registry.address());
+    let sources = sources(sandbox, registry.address(), password);
     let auth_file = sandbox.path("config.json").display().to_string();
     let to = format!("docker://{image}");
     tool(
         "skopeo",
         ["--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-authfile", &auth_file, &from, &to],
     );
-    for (args, input) in auths {
+    for (args, input) in sources {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        mounts(&mut sandbox, &image, &args, input.as_deref());
+        mounts(sandbox, &image, &args, input.as_deref());
     }
-    let wrong = sandbox.write_secret("wrong.json", request(&registry.address, &secret("htpasswd wrong")));
-    refused(&sandbox, &image, &["--request", wrong.to_str().unwrap()], 77, "denied");
+    let wrong = sandbox.write_secret("wrong.json", request(registry.address(), &secret("a wrong one")));
+    for source in [&[][..], &["--credential-plugin", credplugin().to_str().unwrap()]] {
+        let args = [&["--request", wrong.to_str().unwrap()], source].concat();
+        refused(sandbox, &image, &args, 77, "denied");
+    }
+    refused(sandbox, &image, &[], 77, "denied");
+    (registry, image)
+}
+
+#[test]
+fn a_real_registry_with_htpasswd() {
+    let mut sandbox = Sandbox::new();
+    let password = secret("htpasswd");
+    let access = Access::Htpasswd { user: USER, password: &password };
+    a_real_registry(&mut sandbox, access, &password);
+}
+
+#[test]
+fn a_real_registry_with_tokens_that_it_verifies() {
+    let mut sandbox = Sandbox::new();
+    let password = secret("signed tokens");
+    let tokens = TokenServer::start(Ipv4Addr::new(127, 0, 0, 4), USER, &password);
+    let (registry, image) = a_real_registry(&mut sandbox, Access::Tokens(&tokens), &password);
+    assert!(tokens.issued() > 0);
+
+    // Revoked: right until a moment ago.
+    let good = sandbox.write_secret("good.json", request(registry.address(), &password));
+    let args = ["--request", good.to_str().unwrap()];
+    sandbox.ok([&["inspect", &image], &args[..]].concat());
+    fs::remove_dir_all(sandbox.cache()).unwrap();
+    tokens.set_password(&secret("signed tokens, renewed"));
+    refused(&sandbox, &image, &args, 77, "denied");
 }
 
 /// Refused with this code and these words and a hint, and with nothing left behind.
-fn refused(sandbox: &Sandbox, image: &str, args: &[&str], code: i32, words: &str) {
+pub(crate) fn refused(sandbox: &Sandbox, image: &str, args: &[&str], code: i32, words: &str) {
     let mountpoint = sandbox.path("refused");
     fs::create_dir_all(&mountpoint).unwrap();
     let all: Vec<&str> =

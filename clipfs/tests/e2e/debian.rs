@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::{
-    DockerRegistry, Sandbox, assert_same_random_reads, assert_same_trees, regular_files, tool, walk,
-};
+use fixtures::docker_registry::{Access, DockerRegistry};
+
+use crate::support::{Sandbox, assert_same_random_reads, assert_same_trees, regular_files, tool, walk};
 
 /// Where `make test` puts the Debian root.
 fn debian_tar() -> PathBuf {
@@ -61,8 +61,8 @@ fn the_mount_equals_what_umoci_unpacks() {
     let mut sandbox = Sandbox::new();
     let layout = debian_layout(&sandbox);
     let source = format!("oci:{}:debian", layout.display());
-    let registry = DockerRegistry::start(&sandbox.path("registry"));
-    let image = format!("{}/team/debian:1", registry.address);
+    let registry = DockerRegistry::start(&sandbox.path("registry"), Access::Open);
+    let image = format!("{}/team/debian:1", registry.address());
     tool("skopeo", ["copy", "--quiet", "--dest-tls-verify=false", &source, &format!("docker://{image}")]);
     let unpacked = sandbox.path("unpacked");
     tool("umoci", ["unpack", "--image", &format!("{}:debian", layout.display()), unpacked.to_str().unwrap()]);

@@ -2,6 +2,7 @@
 //! once where they are missing: nothing here is ever skipped.
 
 mod bad_input;
+mod clouds;
 mod containers;
 mod credentials;
 mod debian;

@@ -116,7 +116,7 @@ fn tokens_that_live_two_seconds_are_renewed_once_each() {
 }
 
 /// Reads one piece after another until told to stop; errors are counted.
-fn keep_reading(path: &Path, size: u64, stop: &AtomicBool, errors: &AtomicU64) -> u64 {
+pub(crate) fn keep_reading(path: &Path, size: u64, stop: &AtomicBool, errors: &AtomicU64) -> u64 {
     let file = fs::File::open(path).unwrap();
     let (mut n, mut good) = (0, 0);
     while !stop.load(Ordering::Relaxed) {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fixtures::image::Image;
@@ -40,6 +40,13 @@ impl Sandbox {
     /// Everything runs as this group from now on.
     pub(crate) fn set_group(&mut self, group: u32) {
         self.group = Some(group);
+    }
+
+    /// Adds lines to the settings of everything that runs for this sandbox.
+    pub(crate) fn add_settings(&mut self, toml: &str) {
+        let path = self.path("config.toml");
+        let mut file = fs::File::options().append(true).open(path).unwrap();
+        file.write_all(toml.as_bytes()).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -232,90 +239,6 @@ pub(crate) fn tool<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item 
         .unwrap_or_else(|e| panic!("{program}: {e}: `make deps` installs it"));
     assert!(output.status.success(), "{program}: {}", describe(&output));
     output.stdout
-}
-
-/// Debian's `docker-registry` on a free port of 127.0.0.1.
-pub(crate) struct DockerRegistry {
-    child: Child,
-    pub(crate) address: String,
-    log: PathBuf,
-}
-
-impl DockerRegistry {
-    pub(crate) fn start(dir: &Path) -> Self {
-        Self::start_with(dir, "")
-    }
-
-    /// One that lets a single user in. The password goes through standard input: everybody sees arguments.
-    pub(crate) fn start_private(dir: &Path, user: &str, password: &str) -> Self {
-        fs::create_dir_all(dir).unwrap();
-        let mut htpasswd = Command::new("htpasswd")
-            .args(["-inB", "-C", "4", user])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("htpasswd: `make deps` installs it");
-        htpasswd.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
-        let output = htpasswd.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", describe(&output));
-        fs::write(dir.join("htpasswd"), output.stdout).unwrap();
-        let path = dir.join("htpasswd");
-        Self::start_with(dir, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path.display()))
-    }
-
-    fn start_with(dir: &Path, auth: &str) -> Self {
-        fs::create_dir_all(dir).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let config = dir.join("config.yml");
-        let storage = dir.join("storage");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n{auth}",
-                storage.display()
-            ),
-        )
-        .unwrap();
-        // What is served is logged on standard error.
-        let log = dir.join("log");
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .expect("docker-registry: `make deps` installs it");
-        let registry = Self { child, address, log };
-        wait_until("docker-registry to listen", || std::net::TcpStream::connect(&registry.address).is_ok());
-        registry
-    }
-
-    /// Body bytes that the registry says it sent for GETs of blobs.
-    pub(crate) fn blob_bytes(&self) -> u64 {
-        let log = fs::read_to_string(&self.log).unwrap();
-        log.lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|entry| {
-                entry["http.request.method"] == "GET"
-                    && entry["http.request.uri"].as_str().is_some_and(|uri| uri.contains("/blobs/"))
-            })
-            .filter_map(|entry| entry["http.response.written"].as_u64())
-            .sum()
-    }
-
-    pub(crate) fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 /// Writes an image as an OCI layout; `oci:DIR`.

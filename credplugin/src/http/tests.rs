@@ -129,11 +129,10 @@ async fn bodies_are_bounded() {
 
 #[tokio::test]
 async fn tells_why_it_cannot_reach_it() {
-    // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let url = Url::parse(&format!("http://127.0.0.1:{port}/secret-path")).unwrap();
+    let nobody = fixtures::cloud::Dead::new(std::net::Ipv4Addr::LOCALHOST);
+    let url = Url::parse(&format!("{}/secret-path", nobody.url())).unwrap();
     let error = post(&url).await.err().unwrap();
-    let message = format!("cannot reach 127.0.0.1:{port}: connection refused");
+    let message = format!("cannot reach {}: connection refused", nobody.addr());
     assert_eq!((error.code, error.message), (Code::Unavailable, message));
 }
 

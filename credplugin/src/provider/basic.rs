@@ -3,13 +3,14 @@
 use crate::kind::USER_KEYS;
 use crate::{CredentialMap, Error, Scheme};
 
-use super::{Target, token, user_and_password};
+use super::{Target, json_key, token, user_and_password};
 
 /// The first pair that is there.
 pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result<Scheme, Error> {
     for (user, password) in USER_KEYS {
         if let Some((name, secret)) = credentials.get_pair(user, password)? {
-            return user_and_password((user, name), (password, secret));
+            let one_line = json_key::one_line(target, name, password, secret)?;
+            return user_and_password((user, name), (password, one_line.as_ref().unwrap_or(secret)));
         }
     }
     // A vendor's pair, such as DOCKERHUB_USERNAME and DOCKERHUB_PASSWORD, also where its owner calls it basic.

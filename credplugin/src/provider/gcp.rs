@@ -12,10 +12,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::endpoints::GOOGLE_TOKEN_URI;
-use crate::host::{Vendor, vendor};
 use crate::http::{self, Http, Reply, Secrets};
 use crate::json;
-use crate::registry::is_loopback;
 use crate::{Code, CredentialMap, Error, Scheme};
 
 use super::{SKEW, Target, expiry, line};
@@ -76,8 +74,7 @@ struct Claims<'a> {
 impl Plan {
     /// The service account wins over a token: it outlives an hour.
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
-        let emulated = || target.endpoints.gcp.is_some() && is_loopback(target.registry);
-        if vendor(target.registry) != Some(Vendor::Google) && !emulated() {
+        if !target.is_google() {
             return Err(target.not_for("Google's credentials are for its registries (*.pkg.dev, gcr.io)"));
         }
         if let Some(json) = credentials.get(JSON_KEY) {

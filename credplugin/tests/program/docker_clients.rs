@@ -4,11 +4,10 @@
 //! Needs `docker-registry`, `skopeo` and `htpasswd`, and fails where one is missing.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
+use fixtures::docker_registry::{Access, DockerRegistry};
 use serde_json::{Value, json};
 
 use crate::run::{Ran, basic, docker_name, request, run, wrapped};
@@ -112,40 +111,6 @@ fn other_words() {
     assert!(ran.code == 1 && ran.stdout.starts_with("usage: "), "{ran:?}");
 }
 
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a registry that wants these credentials and waits until it answers.
-fn start(dir: &Path, user: &str, password: &str) -> (Registry, String) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let htpasswd = Command::new("htpasswd").args(["-Bbn", user, password]).output().unwrap();
-    assert!(htpasswd.status.success());
-    fs::write(dir.join("htpasswd"), htpasswd.stdout).unwrap();
-    let config = format!(
-        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n\
-         auth: {{htpasswd: {{realm: test, path: {0}/htpasswd}}}}\n",
-        dir.display()
-    );
-    fs::write(dir.join("config.yml"), config).unwrap();
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
-    let registry = Registry(command.spawn().unwrap());
-    for _ in 0..600 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return (registry, format!("127.0.0.1:{port}"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("docker-registry does not start");
-}
-
 /// An OCI layout without layers: configuration and manifest suffice to pull.
 fn write_layout(dir: &Path) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
@@ -179,7 +144,9 @@ fn skopeo_pulls_with_the_credentials_of_a_request() {
         assert!(found.is_ok(), "{tool} is not installed: `make deps` installs it");
     }
     let dir = tempfile::tempdir().unwrap();
-    let (_registry, host) = start(dir.path(), "u", "pl4nted-htpasswd-1");
+    let access = Access::Htpasswd { user: "u", password: "pl4nted-htpasswd-1" };
+    let registry = DockerRegistry::start(&dir.path().join("registry"), access);
+    let host = registry.address().to_owned();
     let layout = dir.path().join("layout");
     write_layout(&layout);
     let auth = dir.path().join("auth.json");

@@ -1,9 +1,10 @@
 //! Documents in, documents and exit codes out.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 
+use fixtures::cloud::Dead;
 use serde_json::{Value, json};
 
 use crate::run::{basic, get, program, request, run, wrapped};
@@ -244,9 +245,8 @@ fn endpoints_that_refuse() {
     assert_eq!((ran.code, &document["code"]), (75, &json!("try_later")), "{ran:?}");
     assert_eq!(document["retryAfterMs"], 7000);
 
-    // Bound, so that nobody else gets the port; never accepting would hang, so closed.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let ran = ask(&format!("http://{closed}"));
+    let nobody = Dead::new(Ipv4Addr::LOCALHOST);
+    let ran = ask(&nobody.url());
     assert_eq!(
         (ran.code, ran.tells_nothing().document()["code"].clone()),
         (69, json!("unavailable")),

@@ -271,8 +271,8 @@ async fn lists_are_walked_with_care() {
 
 #[tokio::test]
 async fn hosts_that_are_not_there() {
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-    let error = open(&gone, options()).await.resolve(&amd64()).await.unwrap_err();
+    let nobody = fixtures::cloud::Dead::new(std::net::Ipv4Addr::LOCALHOST);
+    let error = open(&nobody.addr().to_string(), options()).await.resolve(&amd64()).await.unwrap_err();
     assert!(
         matches!(&error, RegistryError::Unavailable { reason, .. } if reason == "connection refused"),
         "{error}"
