@@ -1,27 +1,10 @@
 //! Types of credentials and how they are told apart.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::host::{Vendor, vendor};
+use crate::keys::{self, VENDORS};
 use crate::{Code, CredentialMap, Error};
-
-/// Keys of user name and password for any registry, the ones that win first.
-pub const USER_KEYS: [(&str, &str); 3] = [
-    ("REGISTRY_USERNAME", "REGISTRY_PASSWORD"),
-    ("DOCKER_USERNAME", "DOCKER_PASSWORD"),
-    ("USERNAME", "PASSWORD"),
-];
-
-/// Those of Docker Hub.
-pub const HUB_KEYS: (&str, &str) = ("DOCKERHUB_USERNAME", "DOCKERHUB_PASSWORD");
-
-/// Keys of vendors' tokens.
-pub const TOKEN_KEYS: [&str; 5] =
-    ["NGC_API_KEY", "GITHUB_TOKEN", "GITLAB_TOKEN", "QUAY_TOKEN", "DOCKERHUB_TOKEN"];
-
-/// Keys of Google's: any of them says what these are.
-pub const GCP_KEYS: [&str; 3] = ["GCP_ACCESS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"];
 
 /// What kind of credentials a map holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +53,6 @@ impl fmt::Display for CredentialType {
     }
 }
 
-impl FromStr for CredentialType {
-    type Err = Error;
-
-    fn from_str(word: &str) -> Result<Self, Error> {
-        let reason = "unknown type; expected basic, aws, gcp, azure, token or public";
-        Self::of_word(word).ok_or_else(|| Error::new(Code::BadRequest, reason))
-    }
-}
-
 /// The type of a map of credentials for a registry: by its keys, else by the host.
 ///
 /// In this order: nothing → public; AWS id and secret; any key of Google's; Azure id and secret; a vendor's token; a user name and a
@@ -90,21 +64,22 @@ pub fn detect_type(registry: &str, credentials: &CredentialMap) -> Result<Creden
     if credentials.is_empty() {
         return Ok(CredentialType::Public);
     }
-    if credentials.get_pair("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")?.is_some() {
+    if credentials.get_pair(keys::AWS)?.is_some() {
         return Ok(CredentialType::Aws);
     }
-    if GCP_KEYS.iter().any(|key| credentials.get(key).is_some()) {
+    if keys::GOOGLE.iter().any(|key| credentials.get(key).is_some()) {
         return Ok(CredentialType::Gcp);
     }
-    if credentials.get_pair("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")?.is_some() {
+    if credentials.get_pair(keys::AZURE)?.is_some() {
         return Ok(CredentialType::Azure);
     }
     // Before the pairs: `DOCKERHUB_USERNAME` with `DOCKERHUB_TOKEN` is whole.
-    if TOKEN_KEYS.iter().any(|key| credentials.get(key).is_some()) {
+    if VENDORS.iter().any(|keys| credentials.get(keys.token).is_some()) {
         return Ok(CredentialType::Token);
     }
-    for (user, password) in USER_KEYS.into_iter().chain([HUB_KEYS]) {
-        if credentials.get_pair(user, password)?.is_some() {
+    let vendors = VENDORS.iter().filter_map(|keys| Some((keys.user?, keys.password?)));
+    for pair in keys::USERS.into_iter().chain(vendors) {
+        if credentials.get_pair(pair)?.is_some() {
             return Ok(CredentialType::Basic);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use credplugin::registry::normalize_registry;
+use credplugin::normalize_registry;
 use credplugin::{Code, Scheme};
 use secrecy::ExposeSecret;
 

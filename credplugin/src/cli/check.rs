@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use credplugin::protocol::{self, clipfs};
-use credplugin::{Error, Scheme, parse_credentials};
+use credplugin::{Error, Prepared, Scheme, parse_credentials};
 use secrecy::ExposeSecret;
 
 use super::get::{self, Question};
@@ -29,24 +29,23 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name}: {value}");
     };
-    let mut exchange = exchange;
     match parse_credentials(question.request.image_credentials.expose_secret())? {
         None => line("image_credentials", "none"),
         Some(credentials) => {
             let kind = question.kind(&credentials)?;
             line("image_credentials", &format!("{kind:?}").to_lowercase());
             line("for", credentials.registry.as_deref().unwrap_or("the registry of the image"));
-            let keys: Vec<_> = credentials.credentials.0.keys().map(String::as_str).collect();
+            let keys: Vec<_> = credentials.credentials.values().map(|(key, _)| key).collect();
             line("keys", &keys.join(", "));
-            // What needs no exchange is answered here and now.
-            exchange |= !get::needs_exchange(kind);
         }
     }
     if !question.request.build_registry_credentials.expose_secret().is_empty() {
         line("build_registry_credentials", "present");
     }
-    if exchange {
-        let answer = question.answer(deadline)?;
+    // What needs no exchange is answered here and now.
+    let prepared = question.prepare()?;
+    if exchange || matches!(prepared, Prepared::Answer(_)) {
+        let answer = get::finish(prepared, deadline)?;
         let scheme = match answer.scheme {
             Scheme::None => "anonymous",
             Scheme::Basic { .. } => "a user name and a password",

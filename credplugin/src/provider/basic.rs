@@ -1,14 +1,14 @@
 //! A user name and a password, as the registry knows them.
 
-use crate::kind::USER_KEYS;
+use crate::keys::USERS;
 use crate::{CredentialMap, Error, Scheme};
 
 use super::{Target, token, user_and_password};
 
 /// The first pair that is there; half of one is an error, even where another pair is whole.
 pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result<Scheme, Error> {
-    for (user, password) in USER_KEYS {
-        if let Some((name, secret)) = credentials.get_pair(user, password)? {
+    for (user, password) in USERS {
+        if let Some((name, secret)) = credentials.get_pair((user, password))? {
             return user_and_password((user, name), (password, secret));
         }
     }
@@ -16,7 +16,7 @@ pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result
     if token::any(credentials) {
         return token::scheme(target, credentials);
     }
-    let (user, password) = USER_KEYS[USER_KEYS.len() - 1];
+    let (user, password) = USERS[USERS.len() - 1];
     credentials.require(user)?;
     credentials.require(password)?;
     Err(Error::bad_request("credentials", "no user name and password"))
