@@ -17,6 +17,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 mod asked;
+mod descriptors;
 pub mod error;
 mod hardening;
 mod keeper;
@@ -30,6 +31,7 @@ mod source;
 mod status;
 mod unmount;
 
+pub use descriptors::keep_from_children;
 pub use error::MountError;
 pub use hardening::harden;
 pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};

@@ -12,8 +12,14 @@ pub(crate) const USERS: [(&str, &str); 3] = [
 /// Amazon's: id and secret.
 pub(crate) const AWS: (&str, &str) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
 
+/// What comes beside these where they are lent.
+pub(crate) const AWS_SESSION: &str = "AWS_SESSION_TOKEN";
+
 /// Azure's: id and secret.
 pub(crate) const AZURE: (&str, &str) = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET");
+
+/// Whose Azure's are.
+pub(crate) const AZURE_TENANT: &str = "AZURE_TENANT_ID";
 
 /// An access token of Google's.
 pub(crate) const GOOGLE_TOKEN: &str = "GCP_ACCESS_TOKEN";

@@ -6,6 +6,10 @@ use crate::host::{Vendor, vendor};
 use crate::keys::{self, VENDORS};
 use crate::{Code, CredentialMap, Error};
 
+/// How much of a foreign key is shown, and of how many: no key of ours is longer, and no type has more.
+const MAX_KEY: usize = 32;
+const MAX_KEYS: usize = 8;
+
 /// What kind of credentials a map holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialType {
@@ -92,10 +96,65 @@ pub fn detect_type(registry: &str, credentials: &CredentialMap) -> Result<Creden
         None => Err(Error::new(
             Code::BadRequest,
             format!(
-                "cannot tell what the credentials for {registry} are; use the keys of its type (USERNAME and PASSWORD for most), or name the type"
+                "cannot tell what the credentials for {registry} are from their keys ({}); use those of their type (USERNAME and PASSWORD for most), or name the type",
+                key_names(credentials)
             ),
         )),
     }
+}
+
+/// Refuses credentials of which only a part is there, also where others are whole and would be used: who sends half of a pair has lost
+/// the other half, and should not get in as somebody else.
+///
+/// Vendors' tokens without a user name are whole here: whether one is needed depends on the vendor.
+///
+/// # Errors
+/// [`Code::BadRequest`], which names the keys.
+pub(crate) fn check_halves(credentials: &CredentialMap) -> Result<(), Error> {
+    let has = |key: &str| credentials.get(key).is_some();
+    for pair in keys::USERS {
+        credentials.get_pair(pair)?;
+    }
+    for keys in VENDORS {
+        let pair = match (keys.user, keys.password) {
+            (Some(user), Some(password)) if !has(keys.token) || has(password) => (user, password),
+            (Some(user), None) if has(user) => (user, keys.token),
+            _ => continue,
+        };
+        credentials.get_pair(pair)?;
+    }
+    let ((id, secret), session) = (keys::AWS, keys::AWS_SESSION);
+    if credentials.get_pair(keys::AWS)?.is_none() && has(session) {
+        return Err(together(&format!("{id}, {secret} and {session}")));
+    }
+    let ((id, secret), tenant) = (keys::AZURE, keys::AZURE_TENANT);
+    match credentials.get_pair(keys::AZURE)? {
+        Some(_) => credentials.require(tenant).map(|_| ()),
+        None if has(tenant) => Err(together(&format!("{id}, {secret} and {tenant}"))),
+        None => Ok(()),
+    }
+}
+
+fn together(keys: &str) -> Error {
+    Error::new(Code::BadRequest, format!("{keys} must be provided together"))
+}
+
+/// The keys of credentials, for messages: they are foreign text, of which neither much nor what does not look like a name is shown.
+#[must_use]
+pub fn key_names(credentials: &CredentialMap) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let mut keys = credentials.values().map(|(key, _)| match key {
+        "" => "(empty key)".to_owned(),
+        key if !key.bytes().all(plain) => "(unprintable key)".to_owned(),
+        key if key.len() > MAX_KEY => format!("{}…", &key[..MAX_KEY]),
+        key => key.to_owned(),
+    });
+    let mut names = keys.by_ref().take(MAX_KEYS).collect::<Vec<_>>().join(", ");
+    match keys.count() {
+        0 => {}
+        more => names.push_str(&format!(" and {more} more")),
+    }
+    names
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub use error::{Code, Error};
 pub use image_credentials::{
     ImageCredentials, credentials_from, marshal_credentials, parse_credentials, parse_credentials_at,
 };
-pub use kind::{CredentialType, detect_type};
-pub use provider::{Exchange, Prepared, answer, check, check_as, prepare};
+pub use kind::{CredentialType, detect_type, key_names};
+pub use provider::{Exchange, Prepared, answer, check, check_as, check_request, prepare};
 pub use registry::{is_loopback, normalize_registry, parse_registry, secret_name};
 pub use request::ContainerRequest;

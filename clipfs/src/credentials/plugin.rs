@@ -189,7 +189,10 @@ impl Reading<'_> {
         let build = parse_credentials_at("build_registry_credentials", build).map_err(malformed)?;
         let ours = build
             .and_then(|build| build.registry)
-            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
+            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry))
+            // A mirror gets none, also where it is named.
+            && credplugin::parse_registry(&self.asked.image)
+                .is_ok_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
         if ours { Err(refused("build_registry_credentials for this registry")) } else { Ok(()) }
     }
 

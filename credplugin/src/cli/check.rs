@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use credplugin::protocol::{self, clipfs};
-use credplugin::{Error, Prepared, Scheme, parse_credentials};
+use credplugin::{Error, Prepared, Scheme, key_names, parse_credentials};
 use secrecy::ExposeSecret;
 
 use super::get::{self, Question};
@@ -32,11 +32,10 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
     match parse_credentials(question.request.image_credentials.expose_secret())? {
         None => line("image_credentials", "none"),
         Some(credentials) => {
-            let kind = question.kind(&credentials)?;
+            let kind = question.kind()?;
             line("image_credentials", &format!("{kind:?}").to_lowercase());
             line("for", credentials.registry.as_deref().unwrap_or("the registry of the image"));
-            let keys: Vec<_> = credentials.credentials.values().map(|(key, _)| key).collect();
-            line("keys", &keys.join(", "));
+            line("keys", &key_names(&credentials.credentials));
         }
     }
     if !question.request.build_registry_credentials.expose_secret().is_empty() {

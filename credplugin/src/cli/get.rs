@@ -5,10 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
 use credplugin::{
-    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, ImageCredentials, Prepared,
-    check_as, parse_credentials, parse_registry,
+    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, Prepared, check_request,
+    parse_registry,
 };
-use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::{Target, failed, input, kubelet, output, settings, written};
@@ -57,7 +56,15 @@ pub(super) struct Question {
 impl Question {
     /// From a document of our own protocol or a bare ContainerRequest, and the command line.
     pub(super) fn of(document: Document, bytes: &[u8], target: &Target) -> Result<Self, Error> {
+        let bare = target.image.is_some() || target.registry.is_some();
         let (asked, request) = match document {
+            // A document that calls itself a question chooses endpoints. Who says on the command line what is asked for hands over a
+            // ContainerRequest, which a tenant may have written.
+            Document::Credential(_) if bare => {
+                let reason =
+                    "with --image or --registry, standard input is a ContainerRequest, which has no kind";
+                return Err(Error::bad_request("kind", reason));
+            }
             Document::Credential(mut asked) => {
                 // Nothing to answer from is not the same as a request without credentials.
                 let request = asked
@@ -72,8 +79,9 @@ impl Question {
                 return Err(Error::new(Code::Usage, "a request of the kubelet is for get"));
             }
         };
-        let image = one("image", "--image", &asked.image, target.image.as_deref())?;
-        let named = one("registry", "--registry", &asked.registry, target.registry.as_deref())?;
+        // One of both is empty.
+        let image = target.image.clone().unwrap_or(asked.image);
+        let named = target.registry.clone().unwrap_or(asked.registry);
         if image.is_empty() && named.is_empty() {
             return Err(Error::new(Code::Usage, "which image is it? use --image"));
         }
@@ -91,20 +99,12 @@ impl Question {
     ///
     /// # Errors
     /// [`Code::NotFound`]: they are for another one, or can never be of use to it. [`Code::BadRequest`]: they are none.
-    pub(super) fn kind(&self, credentials: &ImageCredentials) -> Result<CredentialType, Error> {
-        let registry = &self.ask.registry;
-        match &credentials.registry {
-            Some(named) if named != registry => Err(Error::new(
-                Code::NotFound,
-                format!("image_credentials are for {named}, not for {registry}"),
-            )),
-            _ => check_as(registry, credentials.kind, &credentials.credentials, &self.endpoints),
-        }
+    pub(super) fn kind(&self) -> Result<CredentialType, Error> {
+        check_request(&self.request, &self.ask, &self.endpoints)
     }
 
     /// What there is without the network.
     pub(super) fn prepare(&self) -> Result<Prepared, Error> {
-        names_its_registry(&self.request, &self.ask.image)?;
         credplugin::prepare(&self.request, &self.ask, &self.endpoints)
     }
 
@@ -133,28 +133,6 @@ fn before<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Erro
     let done = runtime.block_on(async { tokio::time::timeout_at(deadline.into(), work).await });
     runtime.shutdown_background();
     done.map_err(|_| Error::new(Code::Unavailable, "the token endpoint did not answer in time"))
-}
-
-/// What the document or the command line says; both only if they agree.
-fn one(key: &str, flag: &str, said: &str, flagged: Option<&str>) -> Result<String, Error> {
-    match flagged {
-        Some(flagged) if said.is_empty() || said == flagged => Ok(flagged.to_owned()),
-        Some(_) => Err(Error::new(Code::Usage, format!("{flag} contradicts {key} on standard input"))),
-        None => Ok(said.to_owned()),
-    }
-}
-
-/// Credentials that do not say which registry they are for are for the image's. Without an image nobody knows, and the registry that
-/// asks is not to be believed.
-pub(super) fn names_its_registry(request: &ContainerRequest, image: &str) -> Result<(), Error> {
-    match parse_credentials(request.image_credentials.expose_secret())? {
-        Some(credentials) if credentials.registry.is_none() && image.is_empty() => Err(Error::new(
-            Code::NotFound,
-            "image_credentials do not say which registry they are for, and no image is known: \
-             name the registry in them, or the image with --image or CLIPFS_IMAGE",
-        )),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

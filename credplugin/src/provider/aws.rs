@@ -70,9 +70,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
         let (id, secret) = pair(credentials, keys::AWS)?;
-        let session = credentials.get("AWS_SESSION_TOKEN");
+        let session = credentials.get(keys::AWS_SESSION);
         if let Some(session) = session {
-            line("AWS_SESSION_TOKEN", session)?;
+            line(keys::AWS_SESSION, session)?;
         }
         let (url, service, region) = place(target, credentials)?;
         Ok(Self { url, service, region, id, secret, session: session.cloned() })

@@ -47,9 +47,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
         let (id, secret) = pair(credentials, keys::AZURE)?;
-        let tenant = credentials.require("AZURE_TENANT_ID")?.expose_secret();
+        let tenant = credentials.require(keys::AZURE_TENANT)?.expose_secret();
         if !is_tenant(tenant) {
-            return Err(Error::bad_request("AZURE_TENANT_ID", "is no tenant: a GUID or a domain name"));
+            return Err(Error::bad_request(keys::AZURE_TENANT, "is no tenant: a GUID or a domain name"));
         }
         let endpoints = target.endpoints;
         let (cloud, host) = match vendor(target.registry) {

@@ -15,7 +15,7 @@ use crate::credential_map::missing;
 use crate::endpoints::GOOGLE_TOKEN_URI;
 use crate::host::{Vendor, vendor};
 use crate::http::{self, Http, Reply, Secrets};
-use crate::json::{self, MAX_DOCUMENT};
+use crate::json;
 use crate::keys::{GOOGLE_JSON, GOOGLE_TOKEN};
 use crate::registry::is_loopback;
 use crate::{CredentialMap, Error, Scheme};
@@ -41,6 +41,9 @@ const TOKEN_URIS: [&str; 5] = [
     "https://www.googleapis.com/oauth2/v3/token",
     "https://oauth2.mtls.googleapis.com/token",
 ];
+
+/// Longest text of a service account: ten times what there are.
+const MAX_ACCOUNT: usize = 64 << 10;
 
 /// A service account, whose token is to be asked for.
 pub(super) struct Account {
@@ -88,7 +91,7 @@ impl Account {
         if !text.trim_start().starts_with('{') {
             return Err(bad("must hold the JSON itself, not a path"));
         }
-        let document = json::parse(text.as_bytes(), MAX_DOCUMENT, GOOGLE_JSON)?;
+        let document = json::parse(text.as_bytes(), MAX_ACCOUNT, GOOGLE_JSON)?;
         let root = json::Path::root(GOOGLE_JSON);
         let optional = |key: &str| match document.get(key) {
             Some(value) if !value.is_null() => value.as_str(&root.key(key)).map(Some),

@@ -187,6 +187,27 @@ async fn anonymous_only_where_the_request_is() {
     }
 }
 
+/// Credentials for building go to the image's own registry only, so a mirror that they name gets none.
+#[tokio::test]
+async fn a_mirror_is_anonymous_whatever_the_build_credentials_name() {
+    let bench = Bench::new();
+    let build = format!(
+        r#"{{"registry":"{REGISTRY}","type":"basic","credentials":{{"USERNAME":"u","PASSWORD":"pl4nted-p"}}}}"#
+    );
+    let request = serde_json::json!({"build_registry_credentials": build}).to_string();
+    let plugin = bench.plugin(&says(&none(), 0), Some(&request));
+    let mut asked = CredentialRequest {
+        registry: REGISTRY.into(),
+        image: "docker.io/library/ubuntu:24.04".into(),
+        scope: "repository:library/ubuntu:pull".into(),
+    };
+    let answer = plugin.credential(&asked).await.unwrap();
+    assert!(matches!(answer.credential, Credential::Anonymous));
+    asked.image = format!("{REGISTRY}/team/app:1");
+    let error = plugin.credential(&asked).await.unwrap_err();
+    assert!(matches!(error, CredentialError::Refused(_)), "{error:?}");
+}
+
 #[tokio::test]
 async fn refusals_are_told_without_secrets() {
     let bench = Bench::new();
