@@ -26,7 +26,9 @@ pub mod source;
 mod value;
 
 pub use json::Fault;
-pub use provider::{Anonymous, CredentialProvider, Static};
+#[cfg(test)]
+pub(crate) use provider::Static;
+pub use provider::{Anonymous, CredentialProvider};
 pub use source::{CredentialSource, PluginSpec};
 
 /// Longest life of any answer that is believed.

@@ -14,7 +14,7 @@ pub struct CredentialMap(pub(crate) BTreeMap<String, SecretString>);
 impl CredentialMap {
     /// A value; `None` = missing or empty.
     #[must_use]
-    pub(crate) fn get(&self, key: &str) -> Option<&SecretString> {
+    pub fn get(&self, key: &str) -> Option<&SecretString> {
         self.0.get(key).filter(|value| !value.expose_secret().is_empty())
     }
 
