@@ -28,7 +28,9 @@ mod value;
 
 pub use hardening::harden;
 pub use json::Fault;
-pub use provider::{Anonymous, CredentialProvider, Static};
+#[cfg(test)]
+pub(crate) use provider::Static;
+pub use provider::{Anonymous, CredentialProvider};
 pub use source::{CredentialSource, PluginSpec};
 
 /// Longest life of any answer that is believed.

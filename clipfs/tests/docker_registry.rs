@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clipfs::credentials::{Anonymous, Credential, CredentialProvider, Static};
+use clipfs::credentials::{Anonymous, CredentialProvider, CredentialSource};
 use clipfs::oci::{Digest, ImageSpec, Platform, Reference};
 use clipfs::registry::{ImageSource, RegistryError, RegistryOptions};
 use fixtures::docker_registry::{Access, DockerRegistry, write_auth_file};
@@ -79,9 +79,9 @@ async fn open(spec: &ImageSpec, credentials: Arc<dyn CredentialProvider>) -> Ima
     ImageSource::open(spec, options).await.unwrap()
 }
 
-fn login(host: &str, password: &str) -> Arc<dyn CredentialProvider> {
-    let credential = Credential::Basic { username: "u".into(), password: password.into() };
-    Arc::new(Static { registry: host.into(), credential })
+fn login(dir: &Path, host: &str, password: &str) -> Arc<dyn CredentialProvider> {
+    let request = Some(fixtures::secret::login(dir, host, "u", password));
+    CredentialSource { request, ..CredentialSource::default() }.open().unwrap()
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn reads_what_skopeo_pushed() {
 
     let platform = Platform::parse("linux/amd64").unwrap();
     let spec = ImageSpec::Registry(Reference::parse(&name).unwrap());
-    let source = open(&spec, login(&host, &password)).await;
+    let source = open(&spec, login(dir.path(), &host, &password)).await;
     let image = source.resolve(&platform).await.unwrap();
     source.check(&image.manifest_digest).await.unwrap();
     let layer = &image.manifest.layers[0];
@@ -119,12 +119,12 @@ async fn reads_what_skopeo_pushed() {
     // The challenge, manifest, config, check, layer, four ranges.
     assert_eq!(source.stats().requests, 9);
 
-    let denied = open(&spec, login(&host, "wrong")).await.resolve(&platform).await.unwrap_err();
+    let denied = open(&spec, login(dir.path(), &host, "wrong")).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(denied, RegistryError::Denied { .. }), "{denied}");
     let denied = open(&spec, Arc::new(Anonymous)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(denied, RegistryError::Denied { .. }), "{denied}");
     let absent = ImageSpec::Registry(Reference::parse(&format!("{host}/team/app:2")).unwrap());
-    let absent = open(&absent, login(&host, &password)).await.resolve(&platform).await.unwrap_err();
+    let absent = open(&absent, login(dir.path(), &host, &password)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(absent, RegistryError::NotFound(_)), "{absent}");
 
     // The same image as files, written by skopeo.

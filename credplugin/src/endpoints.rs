@@ -1,9 +1,9 @@
 //! Where the clouds' token endpoints are, and what the operator says instead.
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::host::{AzureCloud, EcrHost};
-use crate::{Error, http};
+use crate::{Code, Error};
 
 /// Where Google gives out tokens, and the audience of what is sent there, wherever an override sends it: a private path to Google ends
 /// at the same service.
@@ -124,22 +124,36 @@ fn overridden(name: &str, text: Option<&str>) -> Result<Option<Url>, Error> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(bad("must have no query and no fragment"));
     }
-    if !http::may_speak(&url) {
+    if !may_speak(&url) {
         return Err(bad("must be https, or http on this machine (localhost, 127.0.0.0/8, [::1])"));
     }
     Ok(Some(url))
 }
 
+/// Whether credentials may be sent to a URL at all: https, or http to this machine.
+pub(crate) fn may_speak(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => url.host().is_some(),
+        "http" => match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
 /// A URL of ours.
 fn own(text: &str) -> Result<Url, Error> {
-    Url::parse(text).map_err(|_| Error::new(crate::Code::Internal, "the URL of a cloud's endpoint is none"))
+    Url::parse(text).map_err(|_| Error::new(Code::Internal, "the URL of a cloud's endpoint is none"))
 }
 
 /// A path below a base URL, each component escaped.
 fn below(base: &Url, components: &[&str]) -> Result<Url, Error> {
     let mut url = base.clone();
     url.path_segments_mut()
-        .map_err(|()| Error::new(crate::Code::Internal, "the URL of an endpoint has no path"))?
+        .map_err(|()| Error::new(Code::Internal, "the URL of an endpoint has no path"))?
         .pop_if_empty()
         .extend(components);
     Ok(url)

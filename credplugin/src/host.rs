@@ -5,7 +5,7 @@
 
 /// The vendor of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Vendor {
+pub(crate) enum Vendor {
     /// Amazon's private registries.
     Ecr(EcrHost),
     /// Amazon's public registry: `public.ecr.aws`, `ecr-public.aws.com`.
@@ -28,15 +28,15 @@ pub enum Vendor {
 
 /// What the host of a private ECR registry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EcrHost {
+pub(crate) struct EcrHost {
     /// The account, twelve digits.
-    pub account: String,
+    pub(crate) account: String,
     /// The region, e.g. `us-east-1`: tokens are asked for there.
-    pub region: String,
+    pub(crate) region: String,
     /// Whether it is a FIPS endpoint.
-    pub fips: bool,
+    pub(crate) fips: bool,
     /// Where Amazon's names end there.
-    pub suffix: &'static EcrSuffix,
+    pub(crate) suffix: &'static EcrSuffix,
 }
 
 impl EcrHost {
@@ -45,7 +45,7 @@ impl EcrHost {
     /// Source: the endpoint rules of Amazon's SDKs for `ecr` (`api.ecr.{region}.{suffix}`, `ecr-fips.{region}.{suffix}` in the commercial
     /// and the government partition, `ecr.{region}.{dual-stack suffix}`).
     #[must_use]
-    pub fn api_host(&self) -> String {
+    pub(crate) fn api_host(&self) -> String {
         let fips = if self.fips { "-fips" } else { "" };
         let short = self.suffix.dual_stack || (self.fips && self.suffix.partition == "aws");
         let api = if short { "" } else { "api." };
@@ -55,15 +55,15 @@ impl EcrHost {
 
 /// One of the endings of ECR's names.
 #[derive(Debug, PartialEq, Eq)]
-pub struct EcrSuffix {
+pub(crate) struct EcrSuffix {
     /// Amazon's word for the partition; `aws` is also the government's, which has the same names.
-    pub partition: &'static str,
+    pub(crate) partition: &'static str,
     /// The ending of registries.
-    pub registry: &'static str,
+    pub(crate) registry: &'static str,
     /// The ending of the API's names.
-    pub api: &'static str,
+    pub(crate) api: &'static str,
     /// IPv4 and IPv6: the API has another form of name there.
-    pub dual_stack: bool,
+    pub(crate) dual_stack: bool,
 }
 
 /// All documented partitions. Source: `ecrPattern` of amazon-ecr-credential-helper (`ecr-login/api`).
@@ -90,7 +90,7 @@ const fn ecr(
 
 /// Microsoft's clouds, each with an own login endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AzureCloud {
+pub(crate) enum AzureCloud {
     /// `azurecr.io`.
     Public,
     /// `azurecr.cn`, run by 21Vianet.
@@ -107,7 +107,7 @@ const AZURE_NAME: std::ops::RangeInclusive<usize> = 5..=50;
 
 /// The vendor of a registry, as [`crate::parse_registry`] names it (upper case is folded); `None` = somebody else's.
 #[must_use]
-pub fn vendor(registry: &str) -> Option<Vendor> {
+pub(crate) fn vendor(registry: &str) -> Option<Vendor> {
     let host = registry.to_ascii_lowercase();
     match host.as_str() {
         "docker.io" => return Some(Vendor::DockerHub),

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
+use crate::endpoints::may_speak;
 use crate::{Code, Error};
 
 mod failure;
@@ -125,20 +126,6 @@ fn build(plain: bool) -> reqwest::Result<reqwest::Client> {
         // Whatever the machine's resolver makes of that name. Port 0 = that of the URL.
         .resolve_to_addrs("localhost", &loopback.map(|address| std::net::SocketAddr::new(address, 0)));
     if plain { builder.tls_certs_only([]).build() } else { builder.build() }
-}
-
-/// Whether credentials may be sent to a URL at all: https, or http to this machine.
-pub(crate) fn may_speak(url: &Url) -> bool {
-    match url.scheme() {
-        "https" => url.host().is_some(),
-        "http" => match url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        },
-        _ => false,
-    }
 }
 
 /// Host and port of a URL, for messages.

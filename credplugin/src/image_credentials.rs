@@ -2,76 +2,14 @@
 //!
 //! What a value may contain is not checked here but where it is used: a service account has line ends, a password in a header must not.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::json::{self, Kind, Members, Path, Value};
-use crate::request::MAX_REQUEST;
-use crate::{Code, CredentialType, Error, normalize_registry};
+use crate::credential_map::missing;
+use crate::json::{self, Kind, MAX_DOCUMENT, Members, Path, Value};
+use crate::{CredentialMap, CredentialType, Error, normalize_registry};
 
 /// What errors call credentials whose field is not known.
 const FIELD: &str = "image_credentials";
-
-/// Credentials by key (`USERNAME`, `AWS_ACCESS_KEY_ID`, …). An empty value counts as missing.
-#[derive(Clone, Default)]
-pub struct CredentialMap(pub BTreeMap<String, SecretString>);
-
-impl CredentialMap {
-    /// A value; `None` = missing or empty.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&SecretString> {
-        self.0.get(key).filter(|value| !value.expose_secret().is_empty())
-    }
-
-    /// A value that there must be.
-    ///
-    /// # Errors
-    /// [`Code::BadRequest`]: `X not found or empty`.
-    pub fn require(&self, key: &str) -> Result<&SecretString, Error> {
-        self.get(key).ok_or_else(|| missing(key))
-    }
-
-    /// Two values that belong together; `None` = neither is there.
-    ///
-    /// # Errors
-    /// [`Code::BadRequest`]: `both X and Y must be provided together`.
-    pub fn get_pair(&self, a: &str, b: &str) -> Result<Option<(&SecretString, &SecretString)>, Error> {
-        match (self.get(a), self.get(b)) {
-            (Some(a), Some(b)) => Ok(Some((a, b))),
-            (None, None) => Ok(None),
-            _ => Err(Error::new(Code::BadRequest, format!("both {a} and {b} must be provided together"))),
-        }
-    }
-
-    /// Whether nothing but empty values is there.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.values().next().is_none()
-    }
-
-    /// The values that are not empty, sorted by key.
-    pub fn values(&self) -> impl Iterator<Item = (&str, &SecretString)> {
-        self.0
-            .iter()
-            .filter(|(_, value)| !value.expose_secret().is_empty())
-            .map(|(key, value)| (key.as_str(), value))
-    }
-}
-
-/// Keys only.
-impl fmt::Debug for CredentialMap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.values().map(|(key, _)| key)).finish()
-    }
-}
-
-impl<K: Into<String>, V: Into<SecretString>> FromIterator<(K, V)> for CredentialMap {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        Self(entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
-    }
-}
 
 /// Credentials, parsed.
 #[derive(Debug, Clone)]
@@ -94,7 +32,7 @@ impl ImageCredentials {
 /// Parses all forms. `None` = empty: anonymous.
 ///
 /// # Errors
-/// [`Code::BadRequest`], which names the path below `image_credentials` and never a value.
+/// [`crate::Code::BadRequest`], which names the path below `image_credentials` and never a value.
 pub fn parse_credentials(text: &str) -> Result<Option<ImageCredentials>, Error> {
     parse_credentials_at(FIELD, text)
 }
@@ -110,13 +48,14 @@ pub fn parse_credentials_at(field: &str, text: &str) -> Result<Option<ImageCrede
     // JSON of a wrong shape must not be taken for a user name: `["a:b"]`, `"a:b"`, a byte-order mark.
     if text.trim_start().starts_with(['{', '[', '"', '\u{feff}']) {
         let path = Path::root(field);
-        let members = json::parse(text.as_bytes(), MAX_REQUEST, field)?.into_object(&path)?;
+        let members = json::parse(text.as_bytes(), MAX_DOCUMENT, field)?.into_object(&path)?;
         return from_object(&path, members);
     }
     match text.split_once(':') {
         Some((user, password)) => {
             let map: CredentialMap = [("USERNAME", user), ("PASSWORD", password)].into_iter().collect();
-            map.get_pair("USERNAME", "PASSWORD").map_err(|error| Path::root(field).error(&error.message))?;
+            map.get_pair(("USERNAME", "PASSWORD"))
+                .map_err(|error| Path::root(field).error(&error.message))?;
             with_values(&Path::root(field), &map)?;
             Ok(Some(ImageCredentials::unnamed(map)))
         }
@@ -127,16 +66,16 @@ pub fn parse_credentials_at(field: &str, text: &str) -> Result<Option<ImageCrede
 /// The values of names, as a caller's environment has them (never this process's own): for tools that take the names of variables.
 ///
 /// # Errors
-/// [`Code::BadRequest`]: `X not found or empty`.
+/// [`crate::Code::BadRequest`]: `X not found or empty`.
 pub fn credentials_from<'a>(
     names: impl IntoIterator<Item = &'a str>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<CredentialMap, Error> {
     let found = |name: &'a str| {
         let value = lookup(name).filter(|value| !value.is_empty()).ok_or_else(|| missing(name))?;
-        Ok((name.to_owned(), SecretString::from(value)))
+        Ok((name, value))
     };
-    names.into_iter().map(found).collect::<Result<_, _>>().map(CredentialMap)
+    names.into_iter().map(found).collect()
 }
 
 /// The stored form, keys sorted: `{"credentials":{…},"registry":"…","type":"…"}`. Empty values are left out.
@@ -229,10 +168,6 @@ fn map(path: &Path<'_>, members: Members) -> Result<CredentialMap, Error> {
         map.0.insert(key.to_string(), text);
     }
     Ok(map)
-}
-
-fn missing(key: &str) -> Error {
-    Error::new(Code::BadRequest, format!("{key} not found or empty"))
 }
 
 #[cfg(test)]

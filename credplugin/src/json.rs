@@ -23,6 +23,9 @@ pub(crate) use parser::parse_envelope;
 pub use path::Path;
 pub(crate) use write::{to_string, write_string, write_value};
 
+/// Largest document: a ContainerRequest, or what holds one.
+pub const MAX_DOCUMENT: usize = 1 << 20;
+
 /// Deepest nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 128;
 
@@ -54,6 +57,21 @@ pub enum Kind {
     Array(Vec<Value>),
     /// An object.
     Object(Members),
+}
+
+impl Kind {
+    /// What it is called in errors.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a truth value",
+            Self::Number(_) => "a number",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
+            Self::Object(_) => "an object",
+        }
+    }
 }
 
 impl Value {
@@ -159,14 +177,7 @@ impl Value {
     /// [`crate::Code::BadRequest`]: something else was expected at this path.
     #[must_use]
     pub fn mismatch(&self, path: &Path<'_>, expected: &str) -> Error {
-        let found = match self.kind {
-            Kind::Null => "null",
-            Kind::Bool(_) => "a truth value",
-            Kind::Number(_) => "a number",
-            Kind::String(_) => "a string",
-            Kind::Array(_) => "an array",
-            Kind::Object(_) => "an object",
-        };
+        let found = self.kind.name();
         path.error(&format!("expected {expected}, found {found} (at byte {})", self.at))
     }
 }

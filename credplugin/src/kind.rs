@@ -1,38 +1,14 @@
 //! Types of credentials and how they are told apart.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::host::{Vendor, vendor};
+use crate::keys::{self, VENDORS};
 use crate::{Code, CredentialMap, Error};
-
-/// Keys of user name and password for any registry, the ones that win first.
-pub const USER_KEYS: [(&str, &str); 3] = [
-    ("REGISTRY_USERNAME", "REGISTRY_PASSWORD"),
-    ("DOCKER_USERNAME", "DOCKER_PASSWORD"),
-    ("USERNAME", "PASSWORD"),
-];
-
-/// Those of Docker Hub.
-pub const HUB_KEYS: (&str, &str) = ("DOCKERHUB_USERNAME", "DOCKERHUB_PASSWORD");
-
-/// Keys of vendors' tokens.
-pub const TOKEN_KEYS: [&str; 5] =
-    ["NGC_API_KEY", "GITHUB_TOKEN", "GITLAB_TOKEN", "QUAY_TOKEN", "DOCKERHUB_TOKEN"];
-
-/// Keys of vendors' user names, each with that of its token. A token may come without.
-const TOKEN_USERS: [(&str, &str); 3] = [
-    ("GITHUB_USERNAME", "GITHUB_TOKEN"),
-    ("GITLAB_USERNAME", "GITLAB_TOKEN"),
-    ("QUAY_USERNAME", "QUAY_TOKEN"),
-];
 
 /// How much of a foreign key is shown, and of how many: no key of ours is longer, and no type has more.
 const MAX_KEY: usize = 32;
 const MAX_KEYS: usize = 8;
-
-/// Keys of Google's: any of them says what these are.
-pub const GCP_KEYS: [&str; 3] = ["GCP_ACCESS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"];
 
 /// What kind of credentials a map holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,15 +57,6 @@ impl fmt::Display for CredentialType {
     }
 }
 
-impl FromStr for CredentialType {
-    type Err = Error;
-
-    fn from_str(word: &str) -> Result<Self, Error> {
-        let reason = "unknown type; expected basic, aws, gcp, azure, token or public";
-        Self::of_word(word).ok_or_else(|| Error::new(Code::BadRequest, reason))
-    }
-}
-
 /// The type of a map of credentials for a registry: by its keys, else by the host.
 ///
 /// In this order: nothing → public; AWS id and secret; any key of Google's; Azure id and secret; a vendor's token; a user name and a
@@ -101,21 +68,22 @@ pub fn detect_type(registry: &str, credentials: &CredentialMap) -> Result<Creden
     if credentials.is_empty() {
         return Ok(CredentialType::Public);
     }
-    if credentials.get_pair("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")?.is_some() {
+    if credentials.get_pair(keys::AWS)?.is_some() {
         return Ok(CredentialType::Aws);
     }
-    if GCP_KEYS.iter().any(|key| credentials.get(key).is_some()) {
+    if keys::GOOGLE.iter().any(|key| credentials.get(key).is_some()) {
         return Ok(CredentialType::Gcp);
     }
-    if credentials.get_pair("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")?.is_some() {
+    if credentials.get_pair(keys::AZURE)?.is_some() {
         return Ok(CredentialType::Azure);
     }
     // Before the pairs: `DOCKERHUB_USERNAME` with `DOCKERHUB_TOKEN` is whole.
-    if TOKEN_KEYS.iter().any(|key| credentials.get(key).is_some()) {
+    if VENDORS.iter().any(|keys| credentials.get(keys.token).is_some()) {
         return Ok(CredentialType::Token);
     }
-    for (user, password) in USER_KEYS.into_iter().chain([HUB_KEYS]) {
-        if credentials.get_pair(user, password)?.is_some() {
+    let vendors = VENDORS.iter().filter_map(|keys| Some((keys.user?, keys.password?)));
+    for pair in keys::USERS.into_iter().chain(vendors) {
+        if credentials.get_pair(pair)?.is_some() {
             return Ok(CredentialType::Basic);
         }
     }
@@ -144,23 +112,23 @@ pub fn detect_type(registry: &str, credentials: &CredentialMap) -> Result<Creden
 /// [`Code::BadRequest`], which names the keys.
 pub(crate) fn check_halves(credentials: &CredentialMap) -> Result<(), Error> {
     let has = |key: &str| credentials.get(key).is_some();
-    for (user, password) in USER_KEYS {
-        credentials.get_pair(user, password)?;
+    for pair in keys::USERS {
+        credentials.get_pair(pair)?;
     }
-    if !has("DOCKERHUB_TOKEN") || has(HUB_KEYS.1) {
-        credentials.get_pair(HUB_KEYS.0, HUB_KEYS.1)?;
+    for keys in VENDORS {
+        let pair = match (keys.user, keys.password) {
+            (Some(user), Some(password)) if !has(keys.token) || has(password) => (user, password),
+            (Some(user), None) if has(user) => (user, keys.token),
+            _ => continue,
+        };
+        credentials.get_pair(pair)?;
     }
-    for (user, token) in TOKEN_USERS {
-        if has(user) {
-            credentials.get_pair(user, token)?;
-        }
-    }
-    let (id, secret, session) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN");
-    if credentials.get_pair(id, secret)?.is_none() && has(session) {
+    let ((id, secret), session) = (keys::AWS, keys::AWS_SESSION);
+    if credentials.get_pair(keys::AWS)?.is_none() && has(session) {
         return Err(together(&format!("{id}, {secret} and {session}")));
     }
-    let (id, secret, tenant) = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID");
-    match credentials.get_pair(id, secret)? {
+    let ((id, secret), tenant) = (keys::AZURE, keys::AZURE_TENANT);
+    match credentials.get_pair(keys::AZURE)? {
         Some(_) => credentials.require(tenant).map(|_| ()),
         None if has(tenant) => Err(together(&format!("{id}, {secret} and {tenant}"))),
         None => Ok(()),

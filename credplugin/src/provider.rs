@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::credential_map::missing;
 use crate::host::{Vendor, vendor};
 use crate::http::Http;
 use crate::image_credentials::parse_credentials_at;
@@ -44,13 +45,53 @@ const SKEW: Duration = Duration::from_secs(60);
 /// # Errors
 /// See [`Code`]. Never anonymous access instead of credentials that cannot be used. Cancel safe.
 pub async fn answer(request: &ContainerRequest, ask: &Ask, endpoints: &Endpoints) -> Result<Answer, Error> {
+    match prepare(request, ask, endpoints)? {
+        Prepared::Answer(answer) => Ok(answer),
+        Prepared::Exchange(exchange) => exchange.run().await,
+    }
+}
+
+/// What there is without the network: most credentials are an answer already.
+pub enum Prepared {
+    /// The answer.
+    Answer(Answer),
+    /// A cloud has to be asked for it.
+    Exchange(Exchange),
+}
+
+/// The part of [`answer`] that needs neither network nor runtime.
+///
+/// # Errors
+/// See there.
+pub fn prepare(request: &ContainerRequest, ask: &Ask, endpoints: &Endpoints) -> Result<Prepared, Error> {
     let (registry, (_, plan)) = planned(request, ask, endpoints)?;
-    let run = tokio::time::timeout(DEADLINE, plan.run(Http::default()));
-    let (scheme, valid_for) = run.await.map_err(|_| {
-        let message = format!("no token for {registry} within {} s", DEADLINE.as_secs());
-        Error::new(Code::Unavailable, message)
-    })??;
-    Ok(Answer { registry, scheme, valid_for })
+    Ok(match plan {
+        Plan::Ready(scheme) => Prepared::Answer(Answer { registry, scheme, valid_for: None }),
+        plan => Prepared::Exchange(Exchange { registry, plan }),
+    })
+}
+
+/// Cloud credentials that are whole and for this registry; what is left is to exchange them.
+pub struct Exchange {
+    registry: String,
+    plan: Plan,
+}
+
+impl Exchange {
+    /// Exchanges them. In a runtime of tokio, with I/O and time.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`], [`Code::TryLater`], [`Code::Denied`]. Cancel safe.
+    pub async fn run(self) -> Result<Answer, Error> {
+        let Self { registry, plan } = self;
+        let http = Http::default();
+        let run = tokio::time::timeout(DEADLINE, plan.run(&http));
+        let (scheme, valid_for) = run.await.map_err(|_| {
+            let message = format!("no token for {registry} within {} s", DEADLINE.as_secs());
+            Error::new(Code::Unavailable, message)
+        })??;
+        Ok(Answer { registry, scheme, valid_for })
+    }
 }
 
 /// The type of the credentials that [`answer`] would use; public where it would use none. Asks nobody.
@@ -115,18 +156,18 @@ impl Target<'_> {
 enum Plan {
     Ready(Scheme),
     Aws(aws::Plan),
-    Gcp(gcp::Plan),
+    Gcp(Box<gcp::Account>),
     Azure(azure::Plan),
 }
 
 impl Plan {
     /// Does it. The life is that of the credential, if it has an end that is known.
-    async fn run(self, http: Http) -> Result<(Scheme, Option<Duration>), Error> {
+    async fn run(self, http: &Http) -> Result<(Scheme, Option<Duration>), Error> {
         match self {
             Self::Ready(scheme) => Ok((scheme, None)),
-            Self::Aws(plan) => plan.run(&http).await,
-            Self::Gcp(plan) => plan.run(&http).await,
-            Self::Azure(plan) => plan.run(&http).await,
+            Self::Aws(plan) => plan.run(http).await,
+            Self::Gcp(plan) => plan.run(http).await,
+            Self::Azure(plan) => plan.run(http).await,
         }
     }
 }
@@ -168,7 +209,7 @@ fn plan(
         CredentialType::Basic => Plan::Ready(basic::scheme(target, credentials)?),
         CredentialType::Token => Plan::Ready(token::scheme(target, credentials)?),
         CredentialType::Aws => Plan::Aws(aws::Plan::new(target, credentials)?),
-        CredentialType::Gcp => Plan::Gcp(gcp::Plan::new(target, credentials)?),
+        CredentialType::Gcp => gcp::plan(target, credentials)?,
         CredentialType::Azure => Plan::Azure(azure::Plan::new(target, credentials)?),
     };
     Ok((kind, plan))
@@ -228,6 +269,15 @@ fn line<'a>(key: &str, value: &'a SecretString) -> Result<&'a str, Error> {
         return Err(Error::bad_request(key, &format!("has a line break or a NUL in it{hint}")));
     }
     Ok(value)
+}
+
+/// Two values that belong together and that there must be, fit for a signature or a form.
+fn pair(credentials: &CredentialMap, keys: (&str, &str)) -> Result<(SecretString, SecretString), Error> {
+    let (first, second) =
+        credentials.get_pair(keys)?.ok_or_else(|| missing(&format!("{} and {}", keys.0, keys.1)))?;
+    line(keys.0, first)?;
+    line(keys.1, second)?;
+    Ok((first.clone(), second.clone()))
 }
 
 /// A user name and a password.

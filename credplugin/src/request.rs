@@ -22,7 +22,7 @@ use crate::json::{self, Path, Value};
 use field::{Field, record};
 
 /// Largest ContainerRequest.
-pub const MAX_REQUEST: usize = 1 << 20;
+pub const MAX_REQUEST: usize = json::MAX_DOCUMENT;
 
 record! {
     /// A request to run a container. All fields of the contract; unknown ones are kept.

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use credplugin::registry::normalize_registry;
-use credplugin::{Code, Scheme};
-use secrecy::ExposeSecret;
+use credplugin::{Code, Scheme, normalize_registry};
 
 use super::provider::Answer;
-use super::{Credential, CredentialError, MAX_LIFE};
+use super::{Credential, CredentialError, MAX_LIFE, value};
 
 /// Checks an answer against what was asked, and caps its life at [`MAX_LIFE`].
 ///
@@ -22,35 +20,15 @@ pub(super) fn accept(asked: &str, answer: credplugin::Answer) -> Result<Answer, 
         Some(Duration::ZERO) => return Err(expired(asked)),
         life => life.map(|life| life.min(MAX_LIFE)),
     };
-    let broken = |what: &str| CredentialError::Broken(format!("what it answered for {asked} {what}"));
-    let check = |value: &str| {
-        if value.is_empty() {
-            Err(broken("is empty"))
-        } else if value.contains(['\r', '\n', '\0']) {
-            Err(broken("has control characters"))
-        } else {
-            Ok(())
-        }
-    };
     let credential = match answer.scheme {
-        Scheme::None => Credential::Anonymous,
-        Scheme::Basic { username, password } => {
-            check(&username)?;
-            check(password.expose_secret())?;
-            if username.contains(':') {
-                return Err(broken("has a colon in the user name"));
-            }
-            Credential::Basic { username, password }
-        }
-        Scheme::Bearer { token } => {
-            check(token.expose_secret())?;
-            Credential::Bearer(token)
-        }
-        Scheme::RefreshToken { token } => {
-            check(token.expose_secret())?;
-            Credential::RefreshToken(token)
-        }
-    };
+        Scheme::None => Ok(Credential::Anonymous),
+        Scheme::Basic { username, password } => value::basic(&username, password),
+        Scheme::Bearer { token } => value::bearer(token),
+        Scheme::RefreshToken { token } => value::refresh_token(token),
+    }
+    .map_err(|unfit| {
+        CredentialError::Broken(format!("what it answered for {asked} is of no use: {unfit}"))
+    })?;
     Ok(Answer { credential, valid_for })
 }
 

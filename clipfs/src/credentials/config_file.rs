@@ -17,7 +17,8 @@ use super::docker::{DockerHelper, PREFIX};
 use super::exec;
 use super::provider::{Answer, AnswerFuture};
 use super::server::{docker_server, fold};
-use super::{CredentialError, CredentialProvider, CredentialRequest, value};
+use super::value::{self, Unfit};
+use super::{CredentialError, CredentialProvider, CredentialRequest};
 
 mod document;
 
@@ -129,13 +130,14 @@ impl Source {
 
     fn entry(&self, path: &str, entry: &Entry, registry: &str) -> Result<Answer, CredentialError> {
         let source = format!("{}: {path}", self.path.display());
+        let stored = |unfit: Unfit| unfit.stored(&source);
         let credential = if !entry.registry_token.is_empty() {
-            value::bearer(&source, &entry.registry_token)?
+            value::bearer(entry.registry_token.as_str()).map_err(stored)?
         } else if !entry.identity_token.is_empty() {
-            value::refresh_token(&source, &entry.identity_token)?
+            value::refresh_token(entry.identity_token.as_str()).map_err(stored)?
         } else {
             match (entry.username.is_empty(), entry.password.is_empty()) {
-                (false, false) => value::basic(&source, &entry.username, &entry.password)?,
+                (false, false) => value::basic(&entry.username, entry.password.as_str()).map_err(stored)?,
                 (true, true) => {
                     return Err(self
                         .not_found(registry, &format!("has an empty entry for it ({path}): log in again")));

@@ -148,9 +148,10 @@ fn parse_answer(output: &[u8], source: &str, registry: &str) -> Result<Answer, C
     }
     let credential = match username {
         "" => return Err(missing("user name")),
-        TOKEN_USER => value::refresh_token(source, secret)?,
-        _ => value::basic(source, username, secret)?,
-    };
+        TOKEN_USER => value::refresh_token(secret),
+        _ => value::basic(username, secret),
+    }
+    .map_err(|unfit| unfit.stored(source))?;
     Ok(Answer { credential, valid_for: None })
 }
 

@@ -65,7 +65,7 @@ pub(super) fn members<'a>(value: &'a Value, path: &str) -> Result<&'a [(Zeroizin
     match value.kind() {
         Kind::Object(members) => Ok(members),
         Kind::Null => Ok(&[]),
-        kind => Err(Fault::new(path, format!("it must be an object, not {}", name(kind)))),
+        kind => Err(Fault::new(path, format!("it must be an object, not {}", kind.name()))),
     }
 }
 
@@ -74,18 +74,7 @@ pub(super) fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, Fault> {
     match value.kind() {
         Kind::String(text) => Ok(text),
         Kind::Null => Ok(""),
-        kind => Err(Fault::new(path, format!("it must be a string, not {}", name(kind)))),
-    }
-}
-
-const fn name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Null => "null",
-        Kind::Bool(_) => "a truth value",
-        Kind::Number(_) => "a number",
-        Kind::String(_) => "a string",
-        Kind::Array(_) => "an array",
-        Kind::Object(_) => "an object",
+        kind => Err(Fault::new(path, format!("it must be a string, not {}", kind.name()))),
     }
 }
 

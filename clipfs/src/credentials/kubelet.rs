@@ -110,7 +110,8 @@ impl KubeletPlugin {
         match (auth.username.is_empty(), auth.password.is_empty()) {
             (true, true) => Err(not_found("answered with empty credentials")),
             (false, false) => {
-                let credential = value::basic(&source, &auth.username, &auth.password)?;
+                let credential = value::basic(&auth.username, auth.password.as_str())
+                    .map_err(|unfit| unfit.stored(&source))?;
                 Ok(Answer { credential, valid_for: Some(found.remaining) })
             }
             _ => Err(CredentialError::Broken(format!(

@@ -12,9 +12,10 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use credplugin::image_credentials::parse_credentials_at;
 use credplugin::protocol::clipfs::{self, MAX_REPLY, Reply, ReplyError};
-use credplugin::{Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials};
+use credplugin::{
+    Code, ContainerRequest, CredentialType, Endpoints, Scheme, parse_credentials, parse_credentials_at,
+};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 

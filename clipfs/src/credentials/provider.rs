@@ -47,14 +47,14 @@ impl CredentialProvider for Anonymous {
 }
 
 /// One credential for one registry; other registries get [`CredentialError::NotFound`].
+#[cfg(test)]
 #[derive(Debug, Clone)]
-pub struct Static {
-    /// The only registry that gets it.
-    pub registry: String,
-    /// The credential.
-    pub credential: Credential,
+pub(crate) struct Static {
+    pub(crate) registry: String,
+    pub(crate) credential: Credential,
 }
 
+#[cfg(test)]
 impl CredentialProvider for Static {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
         Box::pin(async move {

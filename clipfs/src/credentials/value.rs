@@ -2,48 +2,74 @@
 //!
 //! Values are kept exactly, spaces and all; only what would change the header that they are put into is refused.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::{Credential, CredentialError};
 
-/// HTTP Basic. `source` says where it is from, for the message.
+/// Why a value is none. Never holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfit {
+    /// It would end the header that it is put into.
+    #[error("the {0} has a line break or a NUL")]
+    Line(&'static str),
+    /// It would end the user name.
+    #[error("the user name has a colon, which HTTP Basic cannot carry")]
+    Colon,
+    /// There is none.
+    #[error("the {0} is empty")]
+    Empty(&'static str),
+}
+
+impl Unfit {
+    /// The error of something that is stored: `source` says where.
+    pub(super) fn stored(self, source: &str) -> CredentialError {
+        CredentialError::Malformed(format!("{source}: {self}: store another one"))
+    }
+}
+
+/// HTTP Basic.
 ///
 /// # Errors
-/// [`CredentialError::Malformed`]: CR, LF or NUL, a colon in the user name.
-pub(super) fn basic(source: &str, username: &str, password: &str) -> Result<Credential, CredentialError> {
-    check(source, "user name", username)?;
-    check(source, "password", password)?;
+/// An empty value; CR, LF or NUL; a colon in the user name.
+pub(super) fn basic(username: &str, password: impl Into<SecretString>) -> Result<Credential, Unfit> {
+    check("user name", username)?;
     if username.contains(':') {
-        return Err(CredentialError::Malformed(format!(
-            "{source}: the user name has a colon, which HTTP Basic cannot carry: use another user"
-        )));
+        return Err(Unfit::Colon);
     }
-    Ok(Credential::Basic { username: username.to_owned(), password: password.into() })
+    let password = secret("password", password)?;
+    Ok(Credential::Basic { username: username.to_owned(), password })
 }
 
 /// A refresh token for the OAuth2 token endpoint.
 ///
 /// # Errors
 /// As [`basic`].
-pub(super) fn refresh_token(source: &str, token: &str) -> Result<Credential, CredentialError> {
-    check(source, "token", token)?;
-    Ok(Credential::RefreshToken(token.into()))
+pub(super) fn refresh_token(token: impl Into<SecretString>) -> Result<Credential, Unfit> {
+    secret("token", token).map(Credential::RefreshToken)
 }
 
 /// A registry token.
 ///
 /// # Errors
 /// As [`basic`].
-pub(super) fn bearer(source: &str, token: &str) -> Result<Credential, CredentialError> {
-    check(source, "token", token)?;
-    Ok(Credential::Bearer(token.into()))
+pub(super) fn bearer(token: impl Into<SecretString>) -> Result<Credential, Unfit> {
+    secret("token", token).map(Credential::Bearer)
 }
 
-fn check(source: &str, what: &str, value: &str) -> Result<(), CredentialError> {
-    if value.contains(['\r', '\n', '\0']) {
-        return Err(CredentialError::Malformed(format!(
-            "{source}: the {what} has a line break or a NUL: store it again without"
-        )));
+fn secret(what: &'static str, value: impl Into<SecretString>) -> Result<SecretString, Unfit> {
+    let value = value.into();
+    check(what, value.expose_secret())?;
+    Ok(value)
+}
+
+fn check(what: &'static str, value: &str) -> Result<(), Unfit> {
+    if value.is_empty() {
+        Err(Unfit::Empty(what))
+    } else if value.contains(['\r', '\n', '\0']) {
+        Err(Unfit::Line(what))
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -53,19 +79,24 @@ mod tests {
     #[test]
     fn what_would_change_a_header_is_refused() {
         for bad in ["pl4nted-a\r", "pl4nted-a\nb", "\0pl4nted-"] {
-            for result in
-                [basic("s", bad, "p"), basic("s", "u", bad), refresh_token("s", bad), bearer("s", bad)]
-            {
-                let error = result.expect_err(bad);
-                assert!(
-                    matches!(&error, CredentialError::Malformed(why) if why.starts_with("s: ")),
-                    "{error}"
-                );
-                assert!(!error.to_string().contains("pl4nted-"), "{error}");
+            let table = [
+                (basic(bad, "p"), "user name"),
+                (basic("u", bad), "password"),
+                (refresh_token(bad), "token"),
+                (bearer(bad), "token"),
+            ];
+            for (result, what) in table {
+                assert_eq!(result.expect_err(bad), Unfit::Line(what));
             }
         }
-        let error = basic("s", "pl4nted-:u", "p").expect_err("a colon");
-        assert!(!error.to_string().contains("pl4nted-"), "{error}");
-        assert!(basic("s", " u ü\t", " p:ß\u{2028}\u{1b} ").is_ok());
+        assert_eq!(basic("pl4nted-:u", "p").expect_err("a colon"), Unfit::Colon);
+        assert_eq!(basic("", "p").expect_err("nobody"), Unfit::Empty("user name"));
+        assert_eq!(basic("u", "").expect_err("nothing"), Unfit::Empty("password"));
+        assert!(basic(" u ü\t", " p:ß\u{2028}\u{1b} ").is_ok());
+        let error = Unfit::Colon.stored("s");
+        assert!(
+            matches!(&error, CredentialError::Malformed(why) if why.starts_with("s: the user name")),
+            "{error}"
+        );
     }
 }

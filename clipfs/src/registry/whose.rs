@@ -3,7 +3,7 @@
 //! A host has the name of its address, and providers know credentials by name. Only the operator's word gives it those of
 //! another name.
 
-use credplugin::registry::normalize_registry;
+use credplugin::normalize_registry;
 use reqwest::Url;
 
 use crate::oci::Reference;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clipfs::build::{BuildOptions, Silent, index_image};
-use clipfs::credentials::{Anonymous, Credential, CredentialProvider, Static};
+use clipfs::credentials::{Anonymous, CredentialProvider, CredentialSource};
 use clipfs::index::{ChunkRecord, ClipIndex, ContentId, Kind};
 use clipfs::oci::{ImageSpec, Platform};
 use clipfs::read::{ReadError, ReadOptions, Reader};
@@ -67,13 +67,14 @@ impl World {
     }
 
     pub(crate) async fn of(registry: &Arc<Registry>, files: Files, image: &Image, chunk: u64) -> Self {
-        Self::with(registry, files, image, chunk, Arc::new(Anonymous)).await
+        Self::with(registry, files, image, chunk, Arc::new(Anonymous), tempfile::tempdir().unwrap()).await
     }
 
     pub(crate) async fn logged_in(registry: &Arc<Registry>, files: Files, image: &Image, chunk: u64) -> Self {
-        let credential = Credential::Basic { username: "u".into(), password: "p".into() };
-        let login = Static { registry: registry.addr().to_string(), credential };
-        Self::with(registry, files, image, chunk, Arc::new(login)).await
+        let temp = tempfile::tempdir().unwrap();
+        let request = Some(fixtures::secret::login(temp.path(), &registry.addr().to_string(), "u", "p"));
+        let login = CredentialSource { request, ..CredentialSource::default() }.open().unwrap();
+        Self::with(registry, files, image, chunk, login, temp).await
     }
 
     async fn with(
@@ -82,11 +83,11 @@ impl World {
         image: &Image,
         chunk: u64,
         credentials: Arc<dyn CredentialProvider>,
+        temp: tempfile::TempDir,
     ) -> Self {
         let spec: ImageSpec = registry.push(image, "app", &image.manifest_digest[7..20]).parse().unwrap();
         let source = ImageSource::open(&spec, impatient(credentials)).await.unwrap();
         let resolved = source.resolve(&Platform::host()).await.unwrap();
-        let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("image.clip");
         let options = BuildOptions { chunk: u32::try_from(chunk).unwrap(), ..BuildOptions::default() };
         index_image(&source, &resolved, &path, options, Arc::new(Silent)).await.unwrap();

@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use credplugin::kind::key_names;
 use credplugin::protocol::{self, clipfs};
-use credplugin::{Error, Scheme, parse_credentials};
+use credplugin::{Error, Prepared, Scheme, key_names, parse_credentials};
 use secrecy::ExposeSecret;
 
 use super::get::{self, Question};
@@ -30,7 +29,6 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name}: {value}");
     };
-    let mut exchange = exchange;
     match parse_credentials(question.request.image_credentials.expose_secret())? {
         None => line("image_credentials", "none"),
         Some(credentials) => {
@@ -38,15 +36,15 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
             line("image_credentials", &format!("{kind:?}").to_lowercase());
             line("for", credentials.registry.as_deref().unwrap_or("the registry of the image"));
             line("keys", &key_names(&credentials.credentials));
-            // What needs no exchange is answered here and now.
-            exchange |= !get::needs_exchange(kind);
         }
     }
     if !question.request.build_registry_credentials.expose_secret().is_empty() {
         line("build_registry_credentials", "present");
     }
-    if exchange {
-        let answer = question.answer(deadline)?;
+    // What needs no exchange is answered here and now.
+    let prepared = question.prepare()?;
+    if exchange || matches!(prepared, Prepared::Answer(_)) {
+        let answer = get::finish(prepared, deadline)?;
         let scheme = match answer.scheme {
             Scheme::None => "anonymous",
             Scheme::Basic { .. } => "a user name and a password",

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
-use credplugin::provider::check_request;
-use credplugin::{Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, parse_registry};
+use credplugin::{
+    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, Prepared, check_request,
+    parse_registry,
+};
 use zeroize::Zeroizing;
 
 use super::{Target, failed, input, kubelet, output, settings, written};
@@ -101,23 +103,62 @@ impl Question {
         check_request(&self.request, &self.ask, &self.endpoints)
     }
 
+    /// What there is without the network.
+    pub(super) fn prepare(&self) -> Result<Prepared, Error> {
+        credplugin::prepare(&self.request, &self.ask, &self.endpoints)
+    }
+
     /// The answer, before the deadline.
     pub(super) fn answer(&self, deadline: Instant) -> Result<Answer, Error> {
-        // One thread: there is one question. It starts in microseconds; connections are made only if there is an exchange.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| Error::new(Code::Internal, format!("no runtime: {error}")))?;
-        let answer = runtime.block_on(async {
-            let answer = credplugin::answer(&self.request, &self.ask, &self.endpoints);
-            tokio::time::timeout_at(deadline.into(), answer).await
-        });
-        answer.map_err(|_| Error::new(Code::Unavailable, "the token endpoint did not answer in time"))?
+        finish(self.prepare()?, deadline)
     }
 }
 
-/// Whether credentials of this type are exchanged for a token over the network.
-pub(super) const fn needs_exchange(kind: CredentialType) -> bool {
-    matches!(kind, CredentialType::Aws | CredentialType::Gcp | CredentialType::Azure)
+/// The answer, for which a cloud may have to be asked. Only then is there a runtime.
+pub(super) fn finish(prepared: Prepared, deadline: Instant) -> Result<Answer, Error> {
+    match prepared {
+        Prepared::Answer(answer) => Ok(answer),
+        Prepared::Exchange(exchange) => before(deadline, exchange.run())?,
+    }
+}
+
+/// Runs to the end or the deadline, and leaves behind what does not end: the system's resolver cannot be interrupted.
+fn before<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
+    // One thread: there is one question.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Error::new(Code::Internal, format!("no runtime: {error}")))?;
+    let done = runtime.block_on(async { tokio::time::timeout_at(deadline.into(), work).await });
+    runtime.shutdown_background();
+    done.map_err(|_| Error::new(Code::Unavailable, "the token endpoint did not answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_left_behind() {
+        let (release, held) = mpsc::channel::<()>();
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&over);
+        let hanging = async move {
+            tokio::task::spawn_blocking(move || {
+                // Ends by itself, so that a failure is a failure and not a test that hangs.
+                let _ = held.recv_timeout(Duration::from_secs(10));
+                seen.store(true, Ordering::SeqCst);
+            })
+            .await
+        };
+        let done = before(Instant::now() + Duration::from_millis(50), hanging);
+        assert_eq!(done.err().map(|error| error.code), Some(Code::Unavailable));
+        assert!(!over.load(Ordering::SeqCst), "it was waited for");
+        drop(release);
+    }
 }

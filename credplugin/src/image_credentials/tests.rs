@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Code;
 
 /// Registry, type and values of what was parsed.
 fn parsed(text: &str) -> (Option<String>, Option<CredentialType>, Vec<(String, String)>) {
@@ -148,10 +149,10 @@ fn anything_else_names_the_path_and_no_value() {
 fn pairs_and_required_keys_say_what_is_missing() {
     let map: CredentialMap = [("A", "1"), ("B", ""), ("C", "3")].into_iter().collect();
     assert!(map.get("A").is_some() && map.get("B").is_none() && map.get("D").is_none());
-    assert!(map.get_pair("A", "C").expect("whole").is_some());
-    assert!(map.get_pair("B", "D").expect("neither").is_none());
-    assert_eq!(map.get_pair("A", "B").expect_err("half").message, "both A and B must be provided together");
-    assert_eq!(map.get_pair("D", "A").expect_err("half").message, "both D and A must be provided together");
+    assert!(map.get_pair(("A", "C")).expect("whole").is_some());
+    assert!(map.get_pair(("B", "D")).expect("neither").is_none());
+    assert_eq!(map.get_pair(("A", "B")).expect_err("half").message, "both A and B must be provided together");
+    assert_eq!(map.get_pair(("D", "A")).expect_err("half").message, "both D and A must be provided together");
     assert_eq!(map.require("B").expect_err("empty").message, "B not found or empty");
     assert!(map.require("A").is_ok());
 }

@@ -14,10 +14,10 @@ fn map(keys: &[&str]) -> CredentialMap {
 #[test]
 fn types_have_words() {
     for kind in CredentialType::ALL {
-        assert_eq!(kind.to_string().parse(), Ok(kind));
+        assert_eq!(CredentialType::of_word(&kind.to_string()), Some(kind));
     }
     for word in ["", "Basic", "aws ", "ecr", "none"] {
-        assert_eq!(word.parse::<CredentialType>().expect_err(word).code, Code::BadRequest);
+        assert_eq!(CredentialType::of_word(word), None, "{word}");
     }
 }
 

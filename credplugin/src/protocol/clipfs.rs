@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use super::fields::Fields;
+use crate::json::MAX_DOCUMENT;
 use crate::{Answer, Code, Endpoints, Error, Scheme};
 
 /// The version that is spoken.
@@ -29,7 +30,7 @@ pub const RESPONSE_KIND: &str = "CredentialResponse";
 /// `kind` of a refusal.
 pub const ERROR_KIND: &str = "Error";
 /// Largest document in.
-pub const MAX_REQUEST: usize = 1 << 20;
+pub const MAX_REQUEST: usize = MAX_DOCUMENT;
 /// Largest document out.
 pub const MAX_REPLY: usize = 64 << 10;
 
@@ -156,30 +157,31 @@ fn ago(since: Duration) -> String {
     format!("{} s ago", since.as_secs())
 }
 
-/// A response or an error, as it crosses. Both in one, since `kind` tells them apart.
-#[derive(Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'a> {
-    api_version: &'a str,
-    kind: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    registry: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheme: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    username: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after_ms: Option<u64>,
+/// A response or an error, as it crosses: its fields in order.
+struct Wire<'a>(Vec<(&'static str, Field<'a>)>);
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Field<'a> {
+    Text(&'a str),
+    Number(u64),
+}
+
+impl<'a> Wire<'a> {
+    fn new(kind: &'a str) -> Self {
+        Self(Vec::new()).with("apiVersion", API_VERSION).with("kind", kind)
+    }
+
+    fn with(mut self, key: &'static str, text: &'a str) -> Self {
+        self.0.push((key, Field::Text(text)));
+        self
+    }
+}
+
+impl Serialize for Wire<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, field)| (key, field)))
+    }
 }
 
 /// Writes an answer; `now` is what `expiresAt` is counted from.
@@ -187,28 +189,20 @@ struct Wire<'a> {
 /// # Errors
 /// [`Code::Internal`]: larger than [`MAX_REPLY`], or an end that no calendar has.
 pub fn write_answer(answer: &Answer, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let mut wire = Wire {
-        api_version: API_VERSION,
-        kind: RESPONSE_KIND,
-        registry: Some(&answer.registry),
-        expires_at: answer.valid_for.map(|life| expiry(now, life)).transpose()?,
-        ..Wire::default()
-    };
-    match &answer.scheme {
-        Scheme::None => wire.scheme = Some("None"),
+    let wire = Wire::new(RESPONSE_KIND).with("registry", &answer.registry);
+    let mut wire = match &answer.scheme {
+        Scheme::None => wire.with("scheme", "None"),
         Scheme::Basic { username, password } => {
-            wire.scheme = Some("Basic");
-            wire.username = Some(username);
-            wire.password = Some(password.expose_secret());
+            wire.with("scheme", "Basic").with("username", username).with("password", password.expose_secret())
         }
-        Scheme::Bearer { token } => {
-            wire.scheme = Some("Bearer");
-            wire.token = Some(token.expose_secret());
-        }
+        Scheme::Bearer { token } => wire.with("scheme", "Bearer").with("token", token.expose_secret()),
         Scheme::RefreshToken { token } => {
-            wire.scheme = Some("RefreshToken");
-            wire.token = Some(token.expose_secret());
+            wire.with("scheme", "RefreshToken").with("token", token.expose_secret())
         }
+    };
+    let end = answer.valid_for.map(|life| expiry(now, life)).transpose()?;
+    if let Some(end) = &end {
+        wire = wire.with("expiresAt", end);
     }
     super::write_json(&wire, MAX_REPLY)
 }
@@ -225,14 +219,11 @@ fn expiry(now: SystemTime, life: Duration) -> Result<String, Error> {
 /// Writes a refusal.
 #[must_use]
 pub fn write_error(error: &Error) -> Vec<u8> {
-    let wire = Wire {
-        api_version: API_VERSION,
-        kind: ERROR_KIND,
-        code: Some(error.code.word()),
-        message: Some(&error.message),
-        retry_after_ms: error.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        ..Wire::default()
-    };
+    let mut wire = Wire::new(ERROR_KIND).with("code", error.code.word()).with("message", &error.message);
+    if let Some(wait) = error.retry_after {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        wire.0.push(("retryAfterMs", Field::Number(millis)));
+    }
     serde_json::to_vec(&wire).unwrap_or_default()
 }
 

@@ -21,10 +21,11 @@ use crate::endpoints::ECR_PUBLIC_REGION;
 use crate::host::{Vendor, vendor};
 use crate::http::{Http, Reply, Secrets, is_token};
 use crate::json::Kind;
+use crate::keys;
 use crate::registry::is_loopback;
 use crate::{Code, CredentialMap, Error, Scheme};
 
-use super::{SKEW, Target, expiry, line};
+use super::{SKEW, Target, expiry, line, pair};
 
 /// User name of all tokens.
 const USER: &str = "AWS";
@@ -68,22 +69,13 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
-        let (id_key, secret_key) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
-        let pair = credentials.get_pair(id_key, secret_key)?;
-        let Some((id, secret)) = pair else {
-            return Err(Error::new(
-                Code::BadRequest,
-                format!("{id_key} and {secret_key} not found or empty"),
-            ));
-        };
-        line(id_key, id)?;
-        line(secret_key, secret)?;
-        let session = credentials.get("AWS_SESSION_TOKEN");
+        let (id, secret) = pair(credentials, keys::AWS)?;
+        let session = credentials.get(keys::AWS_SESSION);
         if let Some(session) = session {
-            line("AWS_SESSION_TOKEN", session)?;
+            line(keys::AWS_SESSION, session)?;
         }
         let (url, service, region) = place(target, credentials)?;
-        Ok(Self { url, service, region, id: id.clone(), secret: secret.clone(), session: session.cloned() })
+        Ok(Self { url, service, region, id, secret, session: session.cloned() })
     }
 
     pub(super) async fn run(self, http: &Http) -> Result<(Scheme, Option<Duration>), Error> {

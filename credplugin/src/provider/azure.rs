@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 use crate::host::{AzureCloud, Vendor, vendor};
 use crate::http::{self, Http, Reply, Secrets};
 use crate::json::{self, Kind, Value};
+use crate::keys;
 use crate::registry::is_loopback;
-use crate::{Code, CredentialMap, Error, Scheme};
+use crate::{CredentialMap, Error, Scheme};
 
 use super::gcp::form_headers;
-use super::{Target, expiry, line};
+use super::{Target, expiry, pair};
 
 /// User name of refresh tokens: the one that no user has.
 const USER: &str = "00000000-0000-0000-0000-000000000000";
@@ -45,19 +46,10 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
-        let (id_key, secret_key) = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET");
-        let pair = credentials.get_pair(id_key, secret_key)?;
-        let Some((id, secret)) = pair else {
-            return Err(Error::new(
-                Code::BadRequest,
-                format!("{id_key} and {secret_key} not found or empty"),
-            ));
-        };
-        line(id_key, id)?;
-        line(secret_key, secret)?;
-        let tenant = credentials.require("AZURE_TENANT_ID")?.expose_secret();
+        let (id, secret) = pair(credentials, keys::AZURE)?;
+        let tenant = credentials.require(keys::AZURE_TENANT)?.expose_secret();
         if !is_tenant(tenant) {
-            return Err(Error::bad_request("AZURE_TENANT_ID", "is no tenant: a GUID or a domain name"));
+            return Err(Error::bad_request(keys::AZURE_TENANT, "is no tenant: a GUID or a domain name"));
         }
         let endpoints = target.endpoints;
         let (cloud, host) = match vendor(target.registry) {
@@ -78,8 +70,8 @@ impl Plan {
             exchange,
             service: target.registry.to_owned(),
             tenant: tenant.to_owned(),
-            id: id.clone(),
-            secret: secret.clone(),
+            id,
+            secret,
         })
     }
 

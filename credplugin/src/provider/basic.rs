@@ -1,14 +1,14 @@
 //! A user name and a password, as the registry knows them.
 
-use crate::kind::USER_KEYS;
+use crate::keys::USERS;
 use crate::{CredentialMap, Error, Scheme};
 
 use super::{Target, json_key, token, user_and_password};
 
 /// The first pair that is there.
 pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result<Scheme, Error> {
-    for (user, password) in USER_KEYS {
-        if let Some((name, secret)) = credentials.get_pair(user, password)? {
+    for (user, password) in USERS {
+        if let Some((name, secret)) = credentials.get_pair((user, password))? {
             let one_line = json_key::one_line(target, name, password, secret)?;
             return user_and_password((user, name), (password, one_line.as_ref().unwrap_or(secret)));
         }
@@ -17,7 +17,7 @@ pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result
     if token::any(credentials) {
         return token::scheme(target, credentials);
     }
-    let (user, password) = USER_KEYS[USER_KEYS.len() - 1];
+    let (user, password) = USERS[USERS.len() - 1];
     credentials.require(user)?;
     credentials.require(password)?;
     Err(Error::bad_request("credentials", "no user name and password"))

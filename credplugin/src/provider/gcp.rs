@@ -11,12 +11,14 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::credential_map::missing;
 use crate::endpoints::GOOGLE_TOKEN_URI;
 use crate::http::{self, Http, Reply, Secrets};
 use crate::json;
-use crate::{Code, CredentialMap, Error, Scheme};
+use crate::keys::{GOOGLE_JSON, GOOGLE_TOKEN};
+use crate::{CredentialMap, Error, Scheme};
 
-use super::{SKEW, Target, expiry, line};
+use super::{Plan, SKEW, Target, expiry, line};
 
 /// User name of access tokens, for both of Google's registries.
 const USER: &str = "oauth2accesstoken";
@@ -38,21 +40,10 @@ const TOKEN_URIS: [&str; 5] = [
     "https://oauth2.mtls.googleapis.com/token",
 ];
 
-const JSON_KEY: &str = "GOOGLE_APPLICATION_CREDENTIALS";
-const TOKEN_KEY: &str = "GCP_ACCESS_TOKEN";
-
 /// Longest text of a service account: ten times what there are.
 const MAX_ACCOUNT: usize = 64 << 10;
 
-/// What to do.
-pub(super) enum Plan {
-    /// The request has a token; nobody says how long it lives.
-    Token(SecretString),
-    /// A token to be asked for.
-    Account(Box<Account>),
-}
-
-/// A service account.
+/// A service account, whose token is to be asked for.
 pub(super) struct Account {
     url: Url,
     email: Zeroizing<String>,
@@ -71,44 +62,34 @@ struct Claims<'a> {
     exp: u64,
 }
 
-impl Plan {
-    /// The service account wins over a token: it outlives an hour.
-    pub(super) fn new(target: &Target<'_>, credentials: &CredentialMap) -> Result<Self, Error> {
-        if !target.is_google() {
-            return Err(target.not_for("Google's credentials are for its registries (*.pkg.dev, gcr.io)"));
-        }
-        if let Some(json) = credentials.get(JSON_KEY) {
-            let url = target.endpoints.gcp()?;
-            return Ok(Self::Account(Box::new(Account::parse(json.expose_secret(), url)?)));
-        }
-        let Some(token) = credentials.get(TOKEN_KEY) else {
-            let message = format!("{TOKEN_KEY} or {JSON_KEY} not found or empty");
-            return Err(Error::new(Code::BadRequest, message));
-        };
-        line(TOKEN_KEY, token)?;
-        Ok(Self::Token(token.clone()))
+/// A token is used as it is, for as long as nobody knows. A service account wins over it, since it outlives an hour.
+pub(super) fn plan(target: &Target<'_>, credentials: &CredentialMap) -> Result<Plan, Error> {
+    if !target.is_google() {
+        return Err(target.not_for("Google's credentials are for its registries (*.pkg.dev, gcr.io)"));
     }
+    if let Some(json) = credentials.get(GOOGLE_JSON) {
+        let url = target.endpoints.gcp()?;
+        return Ok(Plan::Gcp(Box::new(Account::parse(json.expose_secret(), url)?)));
+    }
+    let Some(token) = credentials.get(GOOGLE_TOKEN) else {
+        return Err(missing(&format!("{GOOGLE_TOKEN} or {GOOGLE_JSON}")));
+    };
+    line(GOOGLE_TOKEN, token)?;
+    Ok(Plan::Ready(login(token.clone())))
+}
 
-    pub(super) async fn run(self, http: &Http) -> Result<(Scheme, Option<Duration>), Error> {
-        let (password, life) = match self {
-            Self::Token(token) => (token, None),
-            Self::Account(account) => {
-                let (token, life) = account.token(http).await?;
-                (token, Some(life))
-            }
-        };
-        Ok((Scheme::Basic { username: USER.to_owned(), password }, life))
-    }
+fn login(password: SecretString) -> Scheme {
+    Scheme::Basic { username: USER.to_owned(), password }
 }
 
 impl Account {
     fn parse(text: &str, url: Url) -> Result<Self, Error> {
-        let bad = |reason: &str| Error::bad_request(JSON_KEY, reason);
+        let bad = |reason: &str| Error::bad_request(GOOGLE_JSON, reason);
         if !text.trim_start().starts_with('{') {
             return Err(bad("must hold the JSON itself, not a path"));
         }
-        let document = json::parse(text.as_bytes(), MAX_ACCOUNT, JSON_KEY)?;
-        let root = json::Path::root(JSON_KEY);
+        let document = json::parse(text.as_bytes(), MAX_ACCOUNT, GOOGLE_JSON)?;
+        let root = json::Path::root(GOOGLE_JSON);
         let optional = |key: &str| match document.get(key) {
             Some(value) if !value.is_null() => value.as_str(&root.key(key)).map(Some),
             _ => Ok(None),
@@ -168,7 +149,7 @@ impl Account {
         jsonwebtoken::encode(&header, &claims, &self.key).ok().map(Zeroizing::new)
     }
 
-    async fn token(&self, http: &Http) -> Result<(SecretString, Duration), Error> {
+    pub(super) async fn run(self, http: &Http) -> Result<(Scheme, Option<Duration>), Error> {
         let mut secrets = Secrets::new([self.email.as_str(), self.assertion.as_str()]);
         secrets.add(self.key_id.as_ref().map_or("", |id| id.as_str()));
         let mut reply = self.ask(http, &self.assertion).await?;
@@ -186,7 +167,7 @@ impl Account {
         }
         let document = reply.document()?;
         let token = reply.token(&document, "access_token")?;
-        Ok((token, expiry::lasting(document.get("expires_in"))))
+        Ok((login(token), Some(expiry::lasting(document.get("expires_in")))))
     }
 
     async fn ask(&self, http: &Http, assertion: &str) -> Result<Reply, Error> {

@@ -2,82 +2,25 @@
 
 use secrecy::SecretString;
 
-use crate::host::{Vendor, vendor};
+use crate::host::vendor;
+use crate::keys::{VENDORS, VendorKeys};
 use crate::registry::is_loopback;
 use crate::{Code, CredentialMap, Error, Scheme};
 
 use super::{Target, user_and_password};
 
-/// A vendor's keys.
-struct Keys {
-    vendor: Vendor,
-    /// Its hosts, for messages.
-    hosts: &'static str,
-    /// Key of the user name; `None` = it is always [`Keys::any`].
-    user: Option<&'static str>,
-    /// Keys of the token, the one that wins first.
-    tokens: &'static [&'static str],
-    /// The user name where none is given; `None` = there must be one.
-    any: Option<&'static str>,
-    /// What an operator may not know.
-    hint: &'static str,
-}
-
-/// Sources: the vendors' pages on `docker login`.
-///
-/// GitHub looks at the token only. GitLab's deploy tokens and Quay's robots are the passwords of *their* names, which cannot be guessed
-/// from the token; both vendors have a name for tokens of OAuth2 applications.
-const VENDORS: [Keys; 5] = [
-    Keys {
-        vendor: Vendor::Ngc,
-        hosts: "nvcr.io",
-        user: None,
-        tokens: &["NGC_API_KEY"],
-        any: Some("$oauthtoken"),
-        hint: "",
-    },
-    Keys {
-        vendor: Vendor::GitHub,
-        hosts: "ghcr.io",
-        user: Some("GITHUB_USERNAME"),
-        tokens: &["GITHUB_TOKEN"],
-        any: Some("x-access-token"),
-        hint: "",
-    },
-    Keys {
-        vendor: Vendor::GitLab,
-        hosts: "registry.gitlab.com",
-        user: Some("GITLAB_USERNAME"),
-        tokens: &["GITLAB_TOKEN"],
-        any: None,
-        hint: " (the user name of an OAuth2 token is oauth2)",
-    },
-    Keys {
-        vendor: Vendor::Quay,
-        hosts: "quay.io",
-        user: Some("QUAY_USERNAME"),
-        tokens: &["QUAY_TOKEN"],
-        any: None,
-        hint: " (the user name of an OAuth2 token is $oauthtoken)",
-    },
-    Keys {
-        vendor: Vendor::DockerHub,
-        hosts: "docker.io",
-        user: Some("DOCKERHUB_USERNAME"),
-        tokens: &["DOCKERHUB_TOKEN", "DOCKERHUB_PASSWORD"],
-        any: None,
-        hint: "",
-    },
-];
-
-impl Keys {
-    fn token<'a>(&self, credentials: &'a CredentialMap) -> Option<(&'static str, &'a SecretString)> {
-        self.tokens.iter().find_map(|key| Some((*key, credentials.get(key)?)))
+impl VendorKeys {
+    /// Token or password, and its key.
+    fn secret<'a>(&self, credentials: &'a CredentialMap) -> Option<(&'static str, &'a SecretString)> {
+        [Some(self.token), self.password]
+            .into_iter()
+            .flatten()
+            .find_map(|key| Some((key, credentials.get(key)?)))
     }
 
     fn is_there(&self, credentials: &CredentialMap) -> bool {
         let user = self.user.and_then(|key| credentials.get(key));
-        user.is_some() || self.token(credentials).is_some()
+        user.is_some() || self.secret(credentials).is_some()
     }
 
     fn scheme(&self, credentials: &CredentialMap) -> Result<Scheme, Error> {
@@ -87,13 +30,13 @@ impl Keys {
             let message = format!("both {user} and {token} must be provided together{hint}");
             Error::new(Code::BadRequest, message)
         };
-        match (user, self.token(credentials), self.any) {
+        match (user, self.secret(credentials), self.any) {
             (Some(user), Some(token), _) => user_and_password(user, token),
             (None, Some(token), Some(any)) => user_and_password(("user name", &any.into()), token),
             (None, Some((token, _)), None) => Err(half(self.user.unwrap_or_default(), token)),
-            (Some((user, _)), None, _) => Err(half(user, self.tokens[0])),
+            (Some((user, _)), None, _) => Err(half(user, self.token)),
             (None, None, _) => {
-                Err(Error::new(Code::BadRequest, format!("{} not found or empty", self.tokens[0])))
+                Err(Error::new(Code::BadRequest, format!("{} not found or empty", self.token)))
             }
         }
     }
@@ -113,7 +56,7 @@ pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result
     match (own, first) {
         (Some(own), _) if own.is_there(credentials) || first.is_none() => own.scheme(credentials),
         (_, None) => {
-            let keys = VENDORS.map(|keys| keys.tokens[0]).join(", ");
+            let keys = VENDORS.map(|keys| keys.token).join(", ");
             Err(Error::new(Code::BadRequest, format!("none of {keys} found, or all empty")))
         }
         // On this machine, or where the credentials name this registry, it is one that the vendor does not run.
@@ -125,7 +68,7 @@ pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result
             keys.scheme(credentials)
         }
         (_, Some(keys)) => {
-            let key = keys.token(credentials).map(|(key, _)| key).or(keys.user).unwrap_or_default();
+            let key = keys.secret(credentials).map(|(key, _)| key).or(keys.user).unwrap_or_default();
             Err(target.not_for(&format!("{key} is for {}", keys.hosts)))
         }
     }

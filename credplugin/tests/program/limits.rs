@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::run::{MARK, Ran, basic, get, program, run, wrapped};
+use crate::run::{MARK, Ran, basic, get, program, run, spawn, wrapped};
 
 const IMAGE: [&str; 2] = ["--image", "r.example.com/app"];
 /// The peak of a program that keeps to its cap: the document, its tree, the program itself. It is 8 MiB for a small request.
@@ -26,14 +26,7 @@ fn peak_kib(child: &Child) -> Option<u64> {
 
 /// Feeds chunks until they end or the program has enough. Gives how many bytes it took and the largest peak seen.
 fn feed(chunks: impl Iterator<Item = Vec<u8>>) -> (Ran, u64, u64) {
-    let mut child = program()
-        .arg("get")
-        .args(IMAGE)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(program().arg("get").args(IMAGE));
     let mut stdin = child.stdin.take().unwrap();
     let (mut taken, mut peak) = (0, 0);
     for chunk in chunks {
@@ -44,13 +37,7 @@ fn feed(chunks: impl Iterator<Item = Vec<u8>>) -> (Ran, u64, u64) {
         peak = peak.max(peak_kib(&child).unwrap_or(0));
     }
     drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    let ran = Ran {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    };
-    (ran, taken, peak)
+    (child.wait_with_output().unwrap().into(), taken, peak)
 }
 
 #[test]

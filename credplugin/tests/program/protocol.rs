@@ -7,7 +7,7 @@ use std::process::Stdio;
 use fixtures::cloud::Dead;
 use serde_json::{Value, json};
 
-use crate::run::{basic, get, program, request, run, wrapped};
+use crate::run::{basic, get, program, request, run, spawn, wrapped};
 
 const IMAGE: [&str; 2] = ["--image", "r.example.com/team/app:1"];
 
@@ -325,14 +325,7 @@ fn words_on_the_command_line() {
 #[test]
 fn nobody_reads_the_answer() {
     let input = basic("r.example.com", "pl4nted-p");
-    let mut child = program()
-        .arg("get")
-        .args(IMAGE)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(program().arg("get").args(IMAGE));
     drop(child.stdout.take());
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

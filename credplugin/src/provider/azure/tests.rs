@@ -1,4 +1,5 @@
 use super::*;
+use crate::Code;
 use crate::Endpoints;
 use crate::http::tests::{Server, json as answer};
 

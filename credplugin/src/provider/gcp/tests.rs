@@ -1,8 +1,8 @@
 use jsonwebtoken::{DecodingKey, Validation};
 
 use super::*;
-use crate::Endpoints;
 use crate::http::tests::{Server, json as answer};
+use crate::{Code, Endpoints};
 
 /// Keys made for these tests; nobody accepts them.
 const PKCS8: &str = include_str!("pkcs8.pem");
@@ -21,11 +21,11 @@ fn account(change: impl FnOnce(&mut serde_json::Value)) -> CredentialMap {
         "token_uri": "https://oauth2.googleapis.com/token",
     });
     change(&mut account);
-    [(JSON_KEY, account.to_string())].into_iter().collect()
+    [(GOOGLE_JSON, account.to_string())].into_iter().collect()
 }
 
 fn plan(registry: &str, keys: &CredentialMap, endpoints: &Endpoints) -> Result<Plan, Error> {
-    Plan::new(&Target { registry, named: true, endpoints }, keys)
+    super::plan(&Target { registry, named: true, endpoints }, keys)
 }
 
 fn at(server: &Server) -> Endpoints {
@@ -102,12 +102,12 @@ async fn asserts_again_with_the_servers_clock() {
 
 #[test]
 fn accounts_that_are_refused() {
-    let raw = |text: &str| [(JSON_KEY, text)].into_iter().collect::<CredentialMap>();
+    let raw = |text: &str| [(GOOGLE_JSON, text)].into_iter().collect::<CredentialMap>();
     let with = |key: &'static str, value: &'static str| account(|account| account[key] = value.into());
     let table = [
         (raw("/var/run/secrets/key.json"), "must hold the JSON itself, not a path"),
         (raw("key.json"), "must hold the JSON itself, not a path"),
-        (raw("{\"type\":"), JSON_KEY),
+        (raw("{\"type\":"), GOOGLE_JSON),
         (raw("{}"), ".type: not found or empty"),
         (with("type", "external_account"), "external_account is not accepted"),
         (with("type", "authorized_user"), "authorized_user is not accepted"),
@@ -129,7 +129,7 @@ fn accounts_that_are_refused() {
     }
     for uri in TOKEN_URIS.into_iter().chain([""]) {
         let keys = account(|account| account["token_uri"] = uri.into());
-        let Plan::Account(account) = plan(REGISTRY, &keys, &Endpoints::default()).unwrap() else {
+        let Plan::Gcp(account) = plan(REGISTRY, &keys, &Endpoints::default()).unwrap() else {
             panic!("no account")
         };
         assert_eq!(account.url.as_str(), GOOGLE_TOKEN_URI, "{uri}");
@@ -141,11 +141,14 @@ fn tokens_and_their_registries() {
     let none = Endpoints::default();
     let emulator = Endpoints { gcp: Some("http://127.0.0.1:5".into()), ..Endpoints::default() };
     let token =
-        [(TOKEN_KEY, "pl4nted-token"), ("GCP_PROJECT_ID", "p")].into_iter().collect::<CredentialMap>();
+        [(GOOGLE_TOKEN, "pl4nted-token"), ("GCP_PROJECT_ID", "p")].into_iter().collect::<CredentialMap>();
     for (registry, endpoints) in
         [(REGISTRY, &none), ("gcr.io", &none), ("eu.gcr.io", &none), ("127.0.0.1:5000", &emulator)]
     {
-        assert!(matches!(plan(registry, &token, endpoints), Ok(Plan::Token(_))), "{registry}");
+        assert!(
+            matches!(plan(registry, &token, endpoints), Ok(Plan::Ready(Scheme::Basic { .. }))),
+            "{registry}"
+        );
     }
     for (registry, endpoints) in [
         ("gcr.io.evil.example", &none),
@@ -155,7 +158,7 @@ fn tokens_and_their_registries() {
     ] {
         assert_eq!(plan(registry, &token, endpoints).err().unwrap().code, Code::NotFound, "{registry}");
     }
-    let broken = [(TOKEN_KEY, "a\r\nb")].into_iter().collect();
+    let broken = [(GOOGLE_TOKEN, "a\r\nb")].into_iter().collect();
     assert_eq!(plan(REGISTRY, &broken, &none).err().unwrap().code, Code::BadRequest);
     let project = [("GCP_PROJECT_ID", "p")].into_iter().collect();
     let error = plan(REGISTRY, &project, &none).err().unwrap();
