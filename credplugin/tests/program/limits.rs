@@ -302,7 +302,7 @@ fn a_crash_leaves_no_core() {
 
     // That it would be seen: a program that does nothing against it. Where a pattern leads elsewhere, nobody may be there to take it.
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    let may = run(&mut unlimited("sh", dir.path()).args(["-c", "ulimit -H -c"]), "").stdout;
+    let may = run(unlimited("sh", dir.path()).args(["-c", "ulimit -H -c"]), "").stdout;
     if may.trim() == "unlimited" && !pattern.trim().is_empty() && !pattern.contains(['/', '|', '@']) {
         let control = unlimited("sleep", dir.path()).arg("1000").spawn().unwrap();
         assert_eq!(crash(control, dir.path()), (true, 1));
