@@ -18,7 +18,7 @@ use credplugin::{Code, ContainerRequest, CredentialType, Endpoints, Scheme, pars
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::exec::{self, Ran, Run};
+use super::exec::{self, Places, Ran, Run};
 use super::provider::{Answer, AnswerFuture};
 use super::request::{self, RequestFile};
 use super::scrub::Scrubber;
@@ -34,6 +34,7 @@ pub struct ClipfsPlugin {
     request: Option<Arc<RequestFile>>,
     endpoints: Endpoints,
     limit: Duration,
+    places: Places,
 }
 
 impl ClipfsPlugin {
@@ -47,13 +48,19 @@ impl ClipfsPlugin {
         endpoints: Endpoints,
     ) -> Result<Self, CredentialError> {
         let program = exec::find_program(path)?;
-        Ok(Self { program, request: request.map(Arc::new), endpoints, limit: LIMIT })
+        Ok(Self {
+            program,
+            request: request.map(Arc::new),
+            endpoints,
+            limit: LIMIT,
+            places: Places::of_this_process(),
+        })
     }
 
     async fn ask(&self, asked: &CredentialRequest) -> Result<Answer, CredentialError> {
         let began = Instant::now();
         // It may have gone since it was opened: then the reason is told better than by a failed start.
-        exec::find_program(&self.program)?;
+        exec::look_for(self.program.clone()).await?;
         let read = match &self.request {
             Some(request) => Some(super::in_process::read(request).await?),
             None => None,
@@ -61,6 +68,7 @@ impl ClipfsPlugin {
         let (bytes, request) = read.map(|read| (read.bytes, read.request)).unzip();
         let question = self.question(asked, bytes)?;
         let run = Run {
+            places: &self.places,
             program: &self.program,
             args: &["get"],
             env: &[],
@@ -92,7 +100,11 @@ impl ClipfsPlugin {
             endpoints: Some(self.endpoints.clone()),
             container_request,
         };
-        question.write().map_err(|error| CredentialError::Malformed(error.message))
+        // Nothing but the request is of a size to speak of.
+        question.write().map_err(|error| match &self.request {
+            Some(request) => request.malformed(&format!("too long for a plugin: {}", error.message)),
+            None => CredentialError::Malformed(error.message),
+        })
     }
 }
 
@@ -191,19 +203,20 @@ impl Reading<'_> {
         let build = parse_credentials_at("build_registry_credentials", build).map_err(malformed)?;
         let ours = build
             .and_then(|build| build.registry)
-            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
+            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry))
+            // A mirror gets none, also where it is named.
+            && credplugin::parse_registry(&self.asked.image)
+                .is_ok_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
         if ours { Err(refused("build_registry_credentials for this registry")) } else { Ok(()) }
     }
 
+    /// Without anything that the plugin was given.
     fn scrubbed(&self, message: &str) -> String {
-        let credentials: &[&str] = match self.request {
-            Some(request) => &[
-                request.image_credentials.expose_secret(),
-                request.build_registry_credentials.expose_secret(),
-            ],
-            None => &[],
+        let scrubber = match self.request {
+            Some(request) => Scrubber::of_request(&request.to_json(), &self.asked.registry),
+            None => Scrubber::default(),
         };
-        Scrubber::of(credentials).line(message)
+        scrubber.line(message)
     }
 
     fn broken(&self, what: &str) -> CredentialError {

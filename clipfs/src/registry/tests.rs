@@ -2,6 +2,7 @@
 
 mod auth;
 mod local;
+mod names;
 mod proof;
 mod provider;
 mod redirects;

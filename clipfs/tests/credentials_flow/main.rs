@@ -10,3 +10,4 @@ mod server;
 mod servers;
 mod short_tokens;
 mod support;
+mod tls;

@@ -11,11 +11,11 @@ use crate::credentials::{Credential, CredentialError};
 use crate::oci::Platform;
 use crate::registry::{ImageSource, RegistryError, within};
 
-/// A registry that wants `u` with the password `p<epoch>`.
+/// A registry that wants `u` with the password `pl4nted-p<epoch>`.
 async fn registry(image: &Image, epoch: &Arc<AtomicUsize>) -> Server {
     let (image, epoch) = (image.clone(), Arc::clone(epoch));
     Server::start("127.0.0.1", move |r, _| {
-        if r.header("authorization") == Some(&basic(&format!("p{}", epoch.load(SeqCst)))) {
+        if r.header("authorization") == Some(&basic(&format!("pl4nted-p{}", epoch.load(SeqCst)))) {
             image.answer(r)
         } else {
             Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\"")
@@ -38,7 +38,7 @@ async fn unusable_credentials_are_told_where_nobody_wants_any() {
         (Ok(password("pl4nted-\r\nX: y", None)), "line breaks"),
         (Ok(Answer { credential: Credential::Bearer("pl4nted- a".into()), valid_for: None }), "no header"),
         (Ok(Answer { credential: Credential::RefreshToken("a\0".into()), valid_for: None }), "no header"),
-        (Ok(password("p", Some(0))), "ended already"),
+        (Ok(password("pl4nted-p", Some(0))), "ended already"),
     ] {
         let provider = Scripted::new(move |_| say.clone());
         let source = open(&server.host, with(&provider)).await;
@@ -56,7 +56,7 @@ async fn unusable_credentials_are_told_where_nobody_wants_any() {
 async fn what_was_asked_early_is_kept() {
     let image = Image::new(100);
     let server = registry(&image, &Arc::default()).await;
-    let provider = Scripted::new(|_| Ok(password("p0", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p0", None)));
     let source = open(&server.host, with(&provider)).await;
     let platform = Platform::parse("linux/amd64").unwrap();
     // Beside requests, and many at once: one call.
@@ -82,7 +82,7 @@ async fn a_provider_that_keeps_answers_is_told_of_refusals() {
     let epoch = Arc::new(AtomicUsize::new(0));
     let server = registry(&image, &epoch).await;
     let now = Arc::clone(&epoch);
-    let provider = Scripted::new(move |_| Ok(password(&format!("p{}", now.load(SeqCst)), None)));
+    let provider = Scripted::new(move |_| Ok(password(&format!("pl4nted-p{}", now.load(SeqCst)), None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     assert_eq!(provider.refused.load(SeqCst), 0, "nothing was refused yet");
@@ -98,7 +98,7 @@ async fn a_changed_source_ends_the_hold() {
     let server = registry(&image, &epoch).await;
     let known = Arc::new(AtomicUsize::new(0));
     let says = Arc::clone(&known);
-    let provider = Scripted::new(move |_| Ok(password(&format!("p{}", says.load(SeqCst)), None)));
+    let provider = Scripted::new(move |_| Ok(password(&format!("pl4nted-p{}", says.load(SeqCst)), None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     epoch.store(1, SeqCst); // rotated, and the source does not know yet
@@ -129,7 +129,7 @@ async fn a_definite_no_of_the_source_holds_off_until_it_changes() {
     let server = registry(&image, &Arc::default()).await;
     let provider = Scripted::new(|n| match n {
         0 => Err(CredentialError::Denied { registry: "r".into(), reason: "secret deleted".into() }),
-        _ => Ok(password("p0", None)),
+        _ => Ok(password("pl4nted-p0", None)),
     });
     let source = open(&server.host, with(&provider)).await;
     for _ in 0..5 {
@@ -176,7 +176,7 @@ async fn a_provider_that_is_away_is_not_noticed_while_its_answer_holds() {
     let server = Server::start("127.0.0.1", move |r, _| {
         let token = format!("t{}", epoch.load(SeqCst));
         if r.target.starts_with("/token") {
-            return match r.header("authorization") == Some(&basic("p0")) {
+            return match r.header("authorization") == Some(&basic("pl4nted-p0")) {
                 true => Reply::new(200, format!(r#"{{"token":"{token}","expires_in":300}}"#)),
                 false => Reply::new(401, ""),
             };
@@ -192,7 +192,7 @@ async fn a_provider_that_is_away_is_not_noticed_while_its_answer_holds() {
     let is_away = Arc::clone(&away);
     let provider = Scripted::new(move |_| match is_away.load(SeqCst) {
         true => Err(CredentialError::Unavailable("gone".into())),
-        false => Ok(password("p0", Some(1000))),
+        false => Ok(password("pl4nted-p0", Some(1000))),
     });
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
@@ -219,7 +219,9 @@ async fn try_later_is_no_storm() {
     let later = |after| CredentialError::TryLater { reason: "throttled".into(), after };
     let wait = Duration::from_millis(300);
     let provider =
-        Scripted::new(move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("p0", None)) });
+        Scripted::new(
+            move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("pl4nted-p0", None)) },
+        );
     let source = open(&server.host, with(&provider)).await;
     let readers: Vec<_> = (0..50)
         .map(|_| {
@@ -276,7 +278,7 @@ async fn answers_that_end_at_once_end_in_an_error() {
     let server = registry(&image, &Arc::default()).await;
     let provider = Scripted::new(|_| {
         let valid_for = Some(Duration::from_nanos(1));
-        Ok(Answer { valid_for, ..password("p0", None) })
+        Ok(Answer { valid_for, ..password("pl4nted-p0", None) })
     });
     let error = read(&open(&server.host, with(&provider)).await, &image).await.unwrap_err();
     assert!(error.to_string().contains("before they can be presented"), "{error}");
