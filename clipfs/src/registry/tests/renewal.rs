@@ -147,7 +147,7 @@ async fn an_answer_that_ends_is_asked_for_again_before_use() {
     let image = Image::new(10);
     let epoch = Arc::new(AtomicUsize::new(0));
     let server = registry(&image, &epoch).await;
-    let provider = Scripted::new(|n| Ok(password(&format!("p{n}"), Some(100))));
+    let provider = Scripted::new(|n| Ok(password(&format!("pl4nted-p{n}"), Some(100))));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     let before = server.requests().len();
