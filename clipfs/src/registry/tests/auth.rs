@@ -120,7 +120,9 @@ async fn oauth2_where_get_is_not_understood() {
         let log = server.requests();
         let post = log.iter().find(|r| r.method == "POST").unwrap();
         assert!(
-            post.body.starts_with("grant_type=password&username=u&password=p&client_id=clipfs&service=s+v")
+            post.body.starts_with(
+                "grant_type=password&username=u&password=pl4nted-p&client_id=clipfs&service=s+v"
+            )
         );
         assert_eq!(post.header("content-type"), Some("application/x-www-form-urlencoded"));
     }

@@ -14,7 +14,7 @@ use crate::registry::{ImageSource, RegistryError, RegistryOptions};
 /// Wants `u` with the password `p` for all of which `guards` says so.
 fn basic_registry(image: &Image, guards: fn(&str) -> bool) -> impl Fn(&Request, usize) -> Reply + use<> {
     let image = image.clone();
-    move |r, _| match guards(&r.target) && r.header("authorization") != Some(&basic("p")) {
+    move |r, _| match guards(&r.target) && r.header("authorization") != Some(&basic("pl4nted-p")) {
         true => Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""),
         false if r.target == "/v2/" => Reply::new(200, "{}"),
         false => image.answer(r),
@@ -27,13 +27,13 @@ fn bearer_registry(image: &Image, guards: fn(&str) -> bool) -> impl Fn(&Request,
     move |r, _| {
         let given = r.header("authorization");
         if r.target.starts_with("/token") {
-            return match given == Some(&basic("p")) {
-                true => Reply::new(200, r#"{"token":"t"}"#),
+            return match given == Some(&basic("pl4nted-p")) {
+                true => Reply::new(200, r#"{"token":"pl4nted-t"}"#),
                 false => Reply::new(401, ""),
             };
         }
         let realm = format!("http://{}/token", r.header("host").unwrap());
-        match guards(&r.target) && given != Some("Bearer t") {
+        match guards(&r.target) && given != Some("Bearer pl4nted-t") {
             true => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
             false if r.target == "/v2/" => Reply::new(200, "{}"),
             false => image.answer(r),
@@ -62,14 +62,16 @@ async fn wrong_ones_are_told_where_all_is_public() {
         Server::start("127.0.0.1", basic_registry(&image, root)).await,
         Server::start("127.0.0.1", bearer_registry(&image, root)).await,
     ] {
-        let provider = Scripted::new(|_| Ok(password("wrong", None)));
+        let provider = Scripted::new(|_| Ok(password("pl4nted-wrong", None)));
         let source = open(&server.host, with(&provider)).await;
         for _ in 0..3 {
             let error = mount(&source).await.unwrap_err();
             assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
         }
         assert_eq!((provider.asked(), server.count("/manifests/")), (1, 0));
-        mount(&open(&server.host, with(&Scripted::new(|_| Ok(password("p", None))))).await).await.unwrap();
+        mount(&open(&server.host, with(&Scripted::new(|_| Ok(password("pl4nted-p", None))))).await)
+            .await
+            .unwrap();
         // Nobody is nobody, and costs no request.
         let before = server.count("/v2/");
         mount(&open(&server.host, options()).await).await.unwrap();
@@ -100,12 +102,12 @@ async fn wrong_ones_are_told_where_a_mirror_serves() {
     })
     .await;
     for (registry, secret, fine) in [
-        (&server.host, "p", true),
-        (&server.host, "wrong", false),
+        (&server.host, "pl4nted-p", true),
+        (&server.host, "pl4nted-wrong", false),
         // Who does not answer, or not about this, has not refused: that is what mirrors are for.
-        (&gone, "wrong", true),
-        (&broken.host, "wrong", true),
-        (&odd.host, "wrong", true),
+        (&gone, "pl4nted-wrong", true),
+        (&broken.host, "pl4nted-wrong", true),
+        (&odd.host, "pl4nted-wrong", true),
     ] {
         if !dir.path().join(registry).exists() {
             mirrored(dir.path(), registry, &mirror.host);
@@ -134,7 +136,7 @@ impl CredentialProvider for Slow {
             while self.0.requests().is_empty() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            Ok(password("p", None))
+            Ok(password("pl4nted-p", None))
         })
     }
 
@@ -171,7 +173,7 @@ async fn no_more_round_trips_than_without() {
         assert_eq!(server.requests().len(), with_proof.len());
 
         let server = start(bearer).await;
-        let provider = Scripted::new(|_| Ok(password("p", None)));
+        let provider = Scripted::new(|_| Ok(password("pl4nted-p", None)));
         open(&server.host, with(&provider)).await.resolve(&platform).await.unwrap();
         assert_eq!(targets(&server), without);
         // Without the proof the provider is asked between the first request and the second.
@@ -199,7 +201,7 @@ async fn who_asks_nothing_refuses_nothing() {
             _ => served.answer(r),
         })
         .await;
-        let source = open(&server.host, with(&Scripted::new(|_| Ok(password("wrong", None))))).await;
+        let source = open(&server.host, with(&Scripted::new(|_| Ok(password("pl4nted-wrong", None))))).await;
         mount(&source).await.unwrap_or_else(|error| panic!("{status} {challenge}: {error}"));
         assert!(server.requests().iter().all(|r| r.header("authorization").is_none()));
     }
@@ -212,13 +214,13 @@ async fn who_asks_nothing_refuses_nothing() {
                 let challenge = format!("Bearer realm=\"http://{}/token\"{error}", r.header("host").unwrap());
                 Reply::new(401, "").with("www-authenticate", challenge)
             }
-            (_, Some("Bearer t")) => served.answer(r),
+            (_, Some("Bearer pl4nted-t")) => served.answer(r),
             _ => Reply::new(401, ""),
         })
         .await;
-    let token = |_| Ok(Answer { credential: Credential::Bearer("t".into()), valid_for: None });
+    let token = |_| Ok(Answer { credential: Credential::Bearer("pl4nted-t".into()), valid_for: None });
     mount(&open(&server.host, with(&Scripted::new(token))).await).await.unwrap();
-    let wrong = |_| Ok(Answer { credential: Credential::Bearer("w".into()), valid_for: None });
+    let wrong = |_| Ok(Answer { credential: Credential::Bearer("pl4nted-w".into()), valid_for: None });
     let error = mount(&open(&server.host, with(&Scripted::new(wrong))).await).await.unwrap_err();
     assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
 }

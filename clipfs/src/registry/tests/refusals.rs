@@ -26,7 +26,7 @@ async fn tokens(
     Server::start("127.0.0.1", move |r, _| {
         let token = format!("t{}", epoch.load(SeqCst));
         if r.target.starts_with("/token") {
-            return match r.header("authorization") == Some(&basic("p0")) {
+            return match r.header("authorization") == Some(&basic("pl4nted-p0")) {
                 true => Reply::new(200, format!(r#"{{"token":"{token}","expires_in":300}}"#)),
                 false => Reply::new(401, ""),
             };
@@ -47,7 +47,7 @@ async fn one_renewal_after_403_for_many_readers() {
     let image = Image::new(100);
     let epoch = Arc::new(AtomicUsize::new(0));
     let server = tokens(&image, &epoch, |_| Some(Reply::new(403, ""))).await;
-    let provider = Scripted::new(|_| Ok(password("p0", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p0", None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     for round in 1..=2 {
@@ -68,12 +68,12 @@ async fn what_is_forbidden_is_not_renewed_for_ever() {
     let forbidden = Arc::new(AtomicBool::new(false));
     let (served, forbids) = (image.clone(), Arc::clone(&forbidden));
     let server = Server::start("127.0.0.1", move |r, _| match r.header("authorization") {
-        Some(given) if given == basic("p0") && forbids.load(SeqCst) => Reply::new(403, ""),
-        Some(given) if given == basic("p0") => served.answer(r),
+        Some(given) if given == basic("pl4nted-p0") && forbids.load(SeqCst) => Reply::new(403, ""),
+        Some(given) if given == basic("pl4nted-p0") => served.answer(r),
         _ => Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""),
     })
     .await;
-    let provider = Scripted::new(|_| Ok(password("p0", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p0", None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     forbidden.store(true, SeqCst);
@@ -94,14 +94,14 @@ async fn words_that_drip_kill_nothing_newer() {
     let image = Image::new(100);
     let served = image.clone();
     let server = Server::start("127.0.0.1", move |r, _| match r.header("authorization") {
-        Some(given) if given == basic("new") => served.answer(r),
+        Some(given) if given == basic("pl4nted-new") => served.answer(r),
         Some(_) => Reply::new(401, r#"{"errors":[{"message":"no"}]}"#)
             .with("www-authenticate", "Basic realm=\"r\"")
             .then(Then::Stall(3)),
         None => Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""),
     })
     .await;
-    let provider = Scripted::new(|n| Ok(password(if n == 0 { "old" } else { "new" }, None)));
+    let provider = Scripted::new(|n| Ok(password(if n == 0 { "pl4nted-old" } else { "pl4nted-new" }, None)));
     let options = RegistryOptions { progress_timeout: Duration::from_secs(1), ..with(&provider) };
     let source = open(&server.host, options).await;
     let slow = {
@@ -130,7 +130,7 @@ async fn the_words_reach_those_who_are_held_off() {
             .with("www-authenticate", "Basic realm=\"r\"")
     })
     .await;
-    let source = open(&server.host, with(&Scripted::new(|_| Ok(password("p", None))))).await;
+    let source = open(&server.host, with(&Scripted::new(|_| Ok(password("pl4nted-p", None))))).await;
     for _ in 0..2 {
         let error = read(&source, &image).await.unwrap_err();
         assert!(error.to_string().contains("account closed"), "{error}");
@@ -140,7 +140,7 @@ async fn the_words_reach_those_who_are_held_off() {
 
 #[tokio::test]
 async fn a_denial_is_of_what_was_asked_for() {
-    let provider = Scripted::new(|n| Ok(password(&format!("p{n}"), None)));
+    let provider = Scripted::new(|n| Ok(password(&format!("pl4nted-p{n}"), None)));
     let request = CredentialRequest {
         registry: "r.example".into(),
         image: "r.example/a:1".into(),
@@ -180,7 +180,7 @@ async fn a_registry_that_refuses_every_second_request_is_no_storm() {
         }
     })
     .await;
-    let provider = Scripted::new(|_| Ok(password("p", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p", None)));
     let source = open(&server.host, with(&provider)).await;
     for _ in 0..20 {
         read(&source, &image).await.unwrap();
@@ -194,7 +194,7 @@ async fn a_registry_that_refuses_every_second_request_is_no_storm() {
         false => Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""),
     })
     .await;
-    let provider = Scripted::new(|_| Ok(password("p", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p", None)));
     let source = open(&server.host, with(&provider)).await;
     let started = Instant::now();
     for _ in 0..20 {
@@ -210,7 +210,7 @@ async fn a_registry_that_refuses_every_second_request_is_no_storm() {
         false => Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""),
     })
     .await;
-    let provider = Scripted::new(|_| Ok(password("p", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p", None)));
     let source = open(&server.host, with(&provider)).await;
     let started = Instant::now();
     for _ in 0..3 {
@@ -259,7 +259,7 @@ async fn refusals_that_are_redirects() {
     };
     let (served, current) = (image.clone(), Arc::clone(&epoch));
     let server = Server::start("127.0.0.1", move |r, _| {
-        let right = r.header("authorization") == Some(&basic(&format!("p{}", current.load(SeqCst))));
+        let right = r.header("authorization") == Some(&basic(&format!("pl4nted-p{}", current.load(SeqCst))));
         login(r).unwrap_or_else(|| match right {
             true => served.answer(r),
             false => Reply::new(302, "").with("location", "/login"),
@@ -267,7 +267,7 @@ async fn refusals_that_are_redirects() {
     })
     .await;
     // Who is let in later comes back to what was asked for, not to the page that refuses all.
-    let provider = Scripted::new(|n| Ok(password(&format!("p{n}"), None)));
+    let provider = Scripted::new(|n| Ok(password(&format!("pl4nted-p{n}"), None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     epoch.store(1, SeqCst);
@@ -276,7 +276,7 @@ async fn refusals_that_are_redirects() {
     assert_eq!(provider.asked(), 2);
 
     // What never worked was not accepted by being sent away.
-    let provider = Scripted::new(|_| Ok(password("wrong", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-wrong", None)));
     let source = open(&server.host, with(&provider)).await;
     let before = server.requests().len();
     let error = read(&source, &image).await.unwrap_err();

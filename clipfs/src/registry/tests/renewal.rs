@@ -111,6 +111,7 @@ async fn a_changed_source_ends_the_hold() {
     assert_eq!((server.requests().len(), provider.asked()), (requests, asked), "held off");
     known.store(1, SeqCst);
     provider.version.store(1, SeqCst);
+    source.age_tokens(Duration::ZERO); // it is looked at now and then only
     read(&source, &image).await.unwrap();
     assert_eq!(provider.asked(), asked + 1);
     // Without a version, when the time is over.
@@ -137,6 +138,7 @@ async fn a_definite_no_of_the_source_holds_off_until_it_changes() {
     }
     assert_eq!((provider.asked(), server.requests().len()), (1, 1));
     provider.version.store(1, SeqCst);
+    source.age_tokens(Duration::ZERO); // it is looked at now and then only
     read(&source, &image).await.unwrap();
 }
 
@@ -145,7 +147,7 @@ async fn an_answer_that_ends_is_asked_for_again_before_use() {
     let image = Image::new(10);
     let epoch = Arc::new(AtomicUsize::new(0));
     let server = registry(&image, &epoch).await;
-    let provider = Scripted::new(|n| Ok(password(&format!("p{n}"), Some(100))));
+    let provider = Scripted::new(|n| Ok(password(&format!("pl4nted-p{n}"), Some(100))));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     let before = server.requests().len();
@@ -245,6 +247,7 @@ async fn try_later_is_no_storm() {
     }
     assert_eq!(provider.asked(), 1);
     provider.version.store(1, SeqCst);
+    source.age_tokens(Duration::ZERO); // it is looked at now and then only
     within(Duration::from_secs(5), source.authenticate()).await.unwrap_err();
     assert_eq!(provider.asked(), 2, "a changed source may know better");
 }
