@@ -63,7 +63,9 @@ impl First<'_> {
         let checked = self.asked.wait(self.source.check(digest), CHECK_TIMEOUT, || {});
         match tokio::time::timeout(left, checked).await.map_err(silent)? {
             Some(Ok(())) => Ok(State::Ok),
-            Some(Err(error)) if error.is_permanent() && !is_passing(&error) => Err(error),
+            // Asked again, the source had nothing better than what was refused.
+            Some(Err(error @ RegistryError::Credentials(_))) => Err(error),
+            Some(Err(error)) if error.is_permanent() => Err(error),
             Some(Err(error)) => {
                 tracing::warn!("the image's source does not answer: {}", sentence(&error));
                 Ok(State::Degraded)
@@ -71,11 +73,6 @@ impl First<'_> {
             None => Ok(State::Degraded),
         }
     }
-}
-
-/// Trouble that `is_permanent` calls lasting but that is no word about the image.
-fn is_passing(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Credentials(error) if error.is_passing())
 }
 
 /// What an error of the source says about the mount: whether somebody must mend credentials, or only time.
