@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Layer, Settings};
 use crate::exit::{MOUNT_FAILED, USAGE};
-use crate::mount::{keeper_main, server_main};
+use crate::mount::{keep_from_children, keeper_main, server_main};
 
 mod args;
 mod browse;
@@ -46,6 +46,7 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Entry point of the binary.
 #[must_use]
 pub fn main() -> ExitCode {
+    keep_from_children();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // The hidden commands are started by `clipfs mount` only, and have a protocol of their own.
     match arguments.get(1).and_then(|argument| argument.to_str()) {

@@ -17,9 +17,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 mod asked;
+mod descriptors;
 pub mod error;
 mod handover;
-mod hardening;
 mod keeper;
 mod logging;
 mod metrics;
@@ -31,8 +31,8 @@ mod source;
 mod status;
 mod unmount;
 
+pub use descriptors::keep_from_children;
 pub use error::MountError;
-pub use hardening::harden;
 pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};

@@ -54,8 +54,8 @@ Exit codes: 0, 64 usage, 65 malformed request, 66 no credentials for this regist
 enum Command {
     /// Answer with the credential that a registry accepts: one JSON document in, one out.
     #[command(
-        after_help = "Standard input is a CredentialRequest, a ContainerRequest (then --image is needed), or a \
-                            CredentialProviderRequest of the kubelet; at most 1 MiB."
+        after_help = "Standard input is a ContainerRequest (then --image or --registry is needed), or, without these, a \
+                            CredentialRequest or a CredentialProviderRequest of the kubelet; at most 1 MiB."
     )]
     Get(Target),
     /// Say which credentials a request carries and for which registry; never a value, and no network without --exchange.

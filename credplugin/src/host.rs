@@ -62,12 +62,11 @@ pub struct EcrSuffix {
     pub registry: &'static str,
     /// The ending of the API's names.
     pub api: &'static str,
-    /// IPv4 and IPv6: these registries are called `dkr-ecr`, the others `dkr.ecr`.
+    /// IPv4 and IPv6: the API has another form of name there.
     pub dual_stack: bool,
 }
 
-/// All documented partitions. Sources: `ecrPattern` of amazon-ecr-credential-helper (`ecr-login/api`), `matchImages` of the
-/// ecr-credential-provider (cloud-provider-aws, Bottlerocket) for which of them are `dkr-ecr`.
+/// All documented partitions. Source: `ecrPattern` of amazon-ecr-credential-helper (`ecr-login/api`).
 const ECR_SUFFIXES: [EcrSuffix; 9] = [
     ecr("aws", "amazonaws.com", "amazonaws.com", false),
     ecr("aws", "on.aws", "api.aws", true),
@@ -141,25 +140,21 @@ fn azure(host: &str) -> Option<AzureCloud> {
     (fits && is_label(label)).then_some(cloud)
 }
 
-/// `ACCOUNT.dkr.ecr[-fips].REGION.SUFFIX`, or `ACCOUNT.dkr-ecr[-fips].REGION.SUFFIX` where both IP versions are spoken.
+/// `ACCOUNT.dkr.ecr[-fips].REGION.SUFFIX` or `ACCOUNT.dkr-ecr[-fips].REGION.SUFFIX`. Amazon uses the latter where both IP versions are
+/// spoken; either is its own under each of its endings, which alone say what the API is called.
 fn ecr_host(host: &str) -> Option<EcrHost> {
     let (account, rest) = host.split_once('.')?;
     if account.len() != ACCOUNT || !account.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let rest = rest.strip_prefix("dkr")?;
-    let (dual_stack, rest) = match (rest.strip_prefix(".ecr"), rest.strip_prefix("-ecr")) {
-        (Some(rest), _) => (false, rest),
-        (_, Some(rest)) => (true, rest),
-        _ => return None,
-    };
+    let rest = rest.strip_prefix(['.', '-'])?.strip_prefix("ecr")?;
     let (fips, rest) = match rest.strip_prefix("-fips") {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
     let (region, suffix) = rest.strip_prefix('.')?.split_once('.')?;
-    let suffix =
-        ECR_SUFFIXES.iter().find(|known| known.registry == suffix && known.dual_stack == dual_stack)?;
+    let suffix = ECR_SUFFIXES.iter().find(|known| known.registry == suffix)?;
     is_label(region).then(|| EcrHost { account: account.to_owned(), region: region.to_owned(), fips, suffix })
 }
 

@@ -117,8 +117,8 @@ pub fn parse_credentials_at(field: &str, text: &str) -> Result<Option<ImageCrede
         Some((user, password)) => {
             let map: CredentialMap = [("USERNAME", user), ("PASSWORD", password)].into_iter().collect();
             map.get_pair("USERNAME", "PASSWORD").map_err(|error| Path::root(field).error(&error.message))?;
-            let given = !map.is_empty();
-            Ok(given.then_some(ImageCredentials::unnamed(map)))
+            with_values(&Path::root(field), &map)?;
+            Ok(Some(ImageCredentials::unnamed(map)))
         }
         None => Err(Path::root(field).error("expected a JSON object or user:password")),
     }

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::Error;
 
 pub use parser::parse;
+pub(crate) use parser::parse_envelope;
 pub use path::Path;
 pub(crate) use write::{to_string, write_string, write_value};
 

@@ -20,6 +20,17 @@ pub const HUB_KEYS: (&str, &str) = ("DOCKERHUB_USERNAME", "DOCKERHUB_PASSWORD");
 pub const TOKEN_KEYS: [&str; 5] =
     ["NGC_API_KEY", "GITHUB_TOKEN", "GITLAB_TOKEN", "QUAY_TOKEN", "DOCKERHUB_TOKEN"];
 
+/// Keys of vendors' user names, each with that of its token. A token may come without.
+const TOKEN_USERS: [(&str, &str); 3] = [
+    ("GITHUB_USERNAME", "GITHUB_TOKEN"),
+    ("GITLAB_USERNAME", "GITLAB_TOKEN"),
+    ("QUAY_USERNAME", "QUAY_TOKEN"),
+];
+
+/// How much of a foreign key is shown, and of how many: no key of ours is longer, and no type has more.
+const MAX_KEY: usize = 32;
+const MAX_KEYS: usize = 8;
+
 /// Keys of Google's: any of them says what these are.
 pub const GCP_KEYS: [&str; 3] = ["GCP_ACCESS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"];
 
@@ -117,10 +128,65 @@ pub fn detect_type(registry: &str, credentials: &CredentialMap) -> Result<Creden
         None => Err(Error::new(
             Code::BadRequest,
             format!(
-                "cannot tell what the credentials for {registry} are; use the keys of its type (USERNAME and PASSWORD for most), or name the type"
+                "cannot tell what the credentials for {registry} are from their keys ({}); use those of their type (USERNAME and PASSWORD for most), or name the type",
+                key_names(credentials)
             ),
         )),
     }
+}
+
+/// Refuses credentials of which only a part is there, also where others are whole and would be used: who sends half of a pair has lost
+/// the other half, and should not get in as somebody else.
+///
+/// Vendors' tokens without a user name are whole here: whether one is needed depends on the vendor.
+///
+/// # Errors
+/// [`Code::BadRequest`], which names the keys.
+pub(crate) fn check_halves(credentials: &CredentialMap) -> Result<(), Error> {
+    let has = |key: &str| credentials.get(key).is_some();
+    for (user, password) in USER_KEYS {
+        credentials.get_pair(user, password)?;
+    }
+    if !has("DOCKERHUB_TOKEN") || has(HUB_KEYS.1) {
+        credentials.get_pair(HUB_KEYS.0, HUB_KEYS.1)?;
+    }
+    for (user, token) in TOKEN_USERS {
+        if has(user) {
+            credentials.get_pair(user, token)?;
+        }
+    }
+    let (id, secret, session) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN");
+    if credentials.get_pair(id, secret)?.is_none() && has(session) {
+        return Err(together(&format!("{id}, {secret} and {session}")));
+    }
+    let (id, secret, tenant) = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID");
+    match credentials.get_pair(id, secret)? {
+        Some(_) => credentials.require(tenant).map(|_| ()),
+        None if has(tenant) => Err(together(&format!("{id}, {secret} and {tenant}"))),
+        None => Ok(()),
+    }
+}
+
+fn together(keys: &str) -> Error {
+    Error::new(Code::BadRequest, format!("{keys} must be provided together"))
+}
+
+/// The keys of credentials, for messages: they are foreign text, of which neither much nor what does not look like a name is shown.
+#[must_use]
+pub fn key_names(credentials: &CredentialMap) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let mut keys = credentials.values().map(|(key, _)| match key {
+        "" => "(empty key)".to_owned(),
+        key if !key.bytes().all(plain) => "(unprintable key)".to_owned(),
+        key if key.len() > MAX_KEY => format!("{}…", &key[..MAX_KEY]),
+        key => key.to_owned(),
+    });
+    let mut names = keys.by_ref().take(MAX_KEYS).collect::<Vec<_>>().join(", ");
+    match keys.count() {
+        0 => {}
+        more => names.push_str(&format!(" and {more} more")),
+    }
+    names
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub enum Document {
 /// # Errors
 /// [`Code::BadRequest`]: not one JSON object, another kind or version, a field of a wrong type.
 pub fn recognise(bytes: &[u8]) -> Result<Document, Error> {
-    let fields = Fields::parse(bytes, clipfs::MAX_REQUEST)?;
+    let fields = Fields::parse_envelope(bytes, clipfs::MAX_REQUEST)?;
     if !fields.has("kind") && !fields.has("apiVersion") {
         return Ok(Document::Container);
     }
@@ -54,7 +54,9 @@ pub fn recognise(bytes: &[u8]) -> Result<Document, Error> {
 pub fn registry_of_host(host: &str) -> Result<String, Error> {
     let is_host = host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost");
     if !is_host || host.contains(['/', '@']) {
-        return Err(Error::new(Code::BadRequest, format!("{host:?} is no registry host")));
+        // Not repeated: it may be a URL with a password in it.
+        let reason = "no registry host: expected a name with a dot or a port, without a user name and a path";
+        return Err(Error::new(Code::BadRequest, reason));
     }
     parse_registry(&format!("{host}/image"))
 }

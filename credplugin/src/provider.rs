@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::http::Http;
 use crate::image_credentials::parse_credentials_at;
+use crate::kind::check_halves;
 use crate::registry::normalize_registry;
 use crate::{
     Answer, Ask, Code, ContainerRequest, CredentialMap, CredentialType, Endpoints, Error, ImageCredentials,
@@ -29,6 +30,10 @@ mod token;
 /// Longest time for all exchanges of one answer. A caller kills the program after 60 s, and should hear the reason before.
 const DEADLINE: Duration = Duration::from_secs(50);
 
+/// Longest value that goes into a header or a signature, in bytes. Servers take 8 to 64 KiB of headers; the longest tokens that are
+/// used as passwords (of users in many groups) have some KiB.
+const MAX_LINE: usize = 16 << 10;
+
 /// How far a cloud's clock must be from ours before a refusal is taken for one of the wrong time. Amazon allows 5 minutes, Google less.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -37,19 +42,25 @@ const SKEW: Duration = Duration::from_secs(60);
 /// # Errors
 /// See [`Code`]. Never anonymous access instead of credentials that cannot be used. Cancel safe.
 pub async fn answer(request: &ContainerRequest, ask: &Ask, endpoints: &Endpoints) -> Result<Answer, Error> {
-    endpoints.validate()?;
-    let registry = asked(ask)?;
-    let Some(found) = choose(request, ask, &registry)? else {
-        return Ok(Answer { registry, scheme: Scheme::None, valid_for: None });
-    };
-    let target = Target { registry: &registry, named: found.registry.is_some(), endpoints };
-    let plan = plan(&target, found.kind, &found.credentials)?.1;
+    let (registry, (_, plan)) = planned(request, ask, endpoints)?;
     let run = tokio::time::timeout(DEADLINE, plan.run(Http::default()));
     let (scheme, valid_for) = run.await.map_err(|_| {
         let message = format!("no token for {registry} within {} s", DEADLINE.as_secs());
         Error::new(Code::Unavailable, message)
     })??;
     Ok(Answer { registry, scheme, valid_for })
+}
+
+/// The type of the credentials that [`answer`] would use; public where it would use none. Asks nobody.
+///
+/// # Errors
+/// Those that [`answer`] would give before its first exchange.
+pub fn check_request(
+    request: &ContainerRequest,
+    ask: &Ask,
+    endpoints: &Endpoints,
+) -> Result<CredentialType, Error> {
+    planned(request, ask, endpoints).map(|(_, (kind, _))| kind)
 }
 
 /// Whether credentials that are stored for a registry can be used for it, and their type. Asks nobody: they may still be refused.
@@ -112,11 +123,30 @@ impl Plan {
     }
 }
 
+/// The registry that is asked for, and what is to be done for it.
+fn planned(
+    request: &ContainerRequest,
+    ask: &Ask,
+    endpoints: &Endpoints,
+) -> Result<(String, (CredentialType, Plan)), Error> {
+    endpoints.validate()?;
+    let registry = asked(ask)?;
+    let plan = match choose(request, ask, &registry)? {
+        None => (CredentialType::Public, Plan::Ready(Scheme::None)),
+        Some(found) => {
+            let target = Target { registry: &registry, named: found.registry.is_some(), endpoints };
+            plan(&target, found.kind, &found.credentials)?
+        }
+    };
+    Ok((registry, plan))
+}
+
 fn plan(
     target: &Target<'_>,
     kind: Option<CredentialType>,
     credentials: &CredentialMap,
 ) -> Result<(CredentialType, Plan), Error> {
+    check_halves(credentials)?;
     let kind = match kind {
         Some(CredentialType::Public) if !credentials.is_empty() => {
             let reason = "it is public, but there are credentials; remove one of both";
@@ -146,29 +176,44 @@ fn choose(request: &ContainerRequest, ask: &Ask, registry: &str) -> Result<Optio
     let field = |name, value: &SecretString| parse_credentials_at(name, value.expose_secret());
     if let Some(found) = field("image_credentials", &request.image_credentials)? {
         let theirs = match &found.registry {
-            Some(named) => Some(named.clone()),
-            // A caller that knows the registry only asks for the image's.
-            None if ask.image.is_empty() => None,
-            None => Some(parse_registry(&ask.image)?),
+            Some(named) => named.clone(),
+            // Without an image nobody knows whose they are, and the registry that asks is not to be believed.
+            None if ask.image.is_empty() => {
+                return Err(Error::new(
+                    Code::NotFound,
+                    "image_credentials do not say which registry they are for, and no image is known: \
+                     name the registry in them, or the image with --image or CLIPFS_IMAGE",
+                ));
+            }
+            None => parse_registry(&ask.image)?,
         };
-        return match theirs {
-            Some(theirs) if theirs != registry => Err(Error::new(
-                Code::NotFound,
-                format!("image_credentials are for {theirs}, not for {registry}"),
-            )),
-            _ => Ok(Some(found)),
+        return if theirs == registry {
+            Ok(Some(found))
+        } else {
+            let message = format!("image_credentials are for {theirs}, not for {registry}");
+            Err(Error::new(Code::NotFound, message))
         };
     }
     let build = field("build_registry_credentials", &request.build_registry_credentials)?;
-    Ok(build.filter(|found| found.registry.as_deref() == Some(registry)))
+    match build {
+        // A mirror of the image's registry is another registry, also where they name it.
+        Some(found) if found.registry.as_deref() == Some(registry) && !ask.image.is_empty() => {
+            Ok((parse_registry(&ask.image)? == registry).then_some(found))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A value as it goes into a header or a signature.
 ///
 /// # Errors
-/// [`Code::BadRequest`]: a line break, which ends a header, or a NUL. Everything else is kept as it is, spaces too.
+/// [`Code::BadRequest`]: a line break, which ends a header, a NUL, or more than [`MAX_LINE`] bytes. Everything else is kept as it is,
+/// spaces too.
 fn line<'a>(key: &str, value: &'a SecretString) -> Result<&'a str, Error> {
     let value = value.expose_secret();
+    if value.len() > MAX_LINE {
+        return Err(Error::bad_request(key, &format!("is longer than {MAX_LINE} bytes")));
+    }
     if value.contains(['\r', '\n', '\0']) {
         let hint =
             if value.trim_start().starts_with('{') { "; write the JSON in one line" } else { "; remove it" };

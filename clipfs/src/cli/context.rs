@@ -13,9 +13,8 @@ use super::progress;
 use super::request::Request;
 use crate::build::{self, BuildOptions};
 use crate::config::Settings;
-use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec};
+use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec, harden};
 use crate::index::ClipIndex;
-use crate::mount::harden;
 use crate::oci::{Digest, ImageSpec, Platform};
 use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage, within};
 

@@ -18,7 +18,7 @@ use credplugin::{Code, ContainerRequest, CredentialType, Endpoints, Scheme, pars
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::exec::{self, Ran, Run};
+use super::exec::{self, Places, Ran, Run};
 use super::provider::{Answer, AnswerFuture};
 use super::request::{self, RequestFile};
 use super::scrub::Scrubber;
@@ -34,6 +34,7 @@ pub struct ClipfsPlugin {
     request: Option<Arc<RequestFile>>,
     endpoints: Endpoints,
     limit: Duration,
+    places: Places,
 }
 
 impl ClipfsPlugin {
@@ -47,7 +48,13 @@ impl ClipfsPlugin {
         endpoints: Endpoints,
     ) -> Result<Self, CredentialError> {
         let program = exec::find_program(path)?;
-        Ok(Self { program, request: request.map(Arc::new), endpoints, limit: LIMIT })
+        Ok(Self {
+            program,
+            request: request.map(Arc::new),
+            endpoints,
+            limit: LIMIT,
+            places: Places::of_this_process(),
+        })
     }
 
     async fn ask(&self, asked: &CredentialRequest) -> Result<Answer, CredentialError> {
@@ -61,6 +68,7 @@ impl ClipfsPlugin {
         let (bytes, request) = read.map(|read| (read.bytes, read.request)).unzip();
         let question = self.question(asked, bytes)?;
         let run = Run {
+            places: &self.places,
             program: &self.program,
             args: &["get"],
             env: &[],
@@ -92,7 +100,11 @@ impl ClipfsPlugin {
             endpoints: Some(self.endpoints.clone()),
             container_request,
         };
-        question.write().map_err(|error| CredentialError::Malformed(error.message))
+        // Nothing but the request is of a size to speak of.
+        question.write().map_err(|error| match &self.request {
+            Some(request) => request.malformed(&format!("too long for a plugin: {}", error.message)),
+            None => CredentialError::Malformed(error.message),
+        })
     }
 }
 
@@ -107,6 +119,9 @@ impl CredentialProvider for ClipfsPlugin {
         request::version_of(&self.program).hash(&mut hasher);
         hasher.finish()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// What it takes to judge a reply.
@@ -188,7 +203,10 @@ impl Reading<'_> {
         let build = parse_credentials_at("build_registry_credentials", build).map_err(malformed)?;
         let ours = build
             .and_then(|build| build.registry)
-            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
+            .is_some_and(|registry| answered::is_same_registry(&registry, &self.asked.registry))
+            // A mirror gets none, also where it is named.
+            && credplugin::parse_registry(&self.asked.image)
+                .is_ok_and(|registry| answered::is_same_registry(&registry, &self.asked.registry));
         if ours { Err(refused("build_registry_credentials for this registry")) } else { Ok(()) }
     }
 

@@ -13,17 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use credplugin::ContainerRequest;
+use credplugin::request::MAX_REQUEST;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::CredentialError;
-
-/// Largest request: the question that it is put into has room for names and endpoints besides.
-pub const MAX_REQUEST_FILE: usize = credplugin::request::MAX_REQUEST - ENVELOPE;
-
-/// Room for what stands around a request in a plugin's question.
-const ENVELOPE: usize = 16 << 10;
 
 /// How long a writer in place gets to finish, once.
 const REWRITE_PAUSE: Duration = Duration::from_millis(50);
@@ -94,7 +89,7 @@ impl RequestFile {
         let before = file.metadata().map_err(unreadable)?;
         self.check_mode(&before)?;
         // One allocation: a buffer that grows leaves copies of secrets behind.
-        let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST_FILE + 1]);
+        let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST + 1]);
         let mut filled = 0;
         loop {
             match (&file).read(&mut bytes[filled..]) {
@@ -104,8 +99,8 @@ impl RequestFile {
                 Err(error) => return Err(unreadable(error)),
             }
         }
-        if filled > MAX_REQUEST_FILE {
-            return Err(self.malformed(&format!("larger than {} KiB", MAX_REQUEST_FILE >> 10)));
+        if filled > MAX_REQUEST {
+            return Err(self.malformed(&format!("larger than {} MiB", MAX_REQUEST >> 20)));
         }
         bytes.truncate(filled);
         let request = ContainerRequest::parse(&bytes).map_err(|error| self.malformed(&error.message))?;
@@ -157,7 +152,8 @@ impl RequestFile {
         CredentialError::Configuration(format!("container request {}: {reason}", self.path.display()))
     }
 
-    fn malformed(&self, reason: &str) -> CredentialError {
+    /// The file's content cannot be used.
+    pub(super) fn malformed(&self, reason: &str) -> CredentialError {
         CredentialError::Malformed(format!("{}: {reason}", self.path.display()))
     }
 }

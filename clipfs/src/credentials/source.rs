@@ -95,7 +95,7 @@ impl FromStr for PluginSpec {
             _ => (Self::Clipfs, text),
         };
         if path.is_empty() {
-            return Err("a credential plugin has a path".into());
+            return Err(format!("the credential plugin {text:?} names no file"));
         }
         Ok(kind(path.into()))
     }
@@ -195,6 +195,12 @@ mod tests {
         for (text, expected) in table {
             let parsed = text.parse::<PluginSpec>().map_err(drop);
             assert_eq!(parsed, expected, "{text}");
+            if let Err(error) = text.parse::<PluginSpec>() {
+                assert!(
+                    error.contains(&format!("{text:?}")) || error.contains("\"helm\""),
+                    "names it: {error}"
+                );
+            }
             if let Ok(spec) = parsed {
                 assert_eq!(spec.to_string().parse(), Ok(spec));
             }

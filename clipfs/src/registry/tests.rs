@@ -2,7 +2,11 @@
 
 mod auth;
 mod local;
+mod proof;
+mod provider;
+mod names;
 mod redirects;
+mod refusals;
 mod renewal;
 mod server;
 mod wire;

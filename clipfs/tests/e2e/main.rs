@@ -5,6 +5,7 @@ mod bad_input;
 mod containers;
 mod credentials;
 mod debian;
+mod hygiene;
 mod lazy;
 mod oddities;
 mod offline;

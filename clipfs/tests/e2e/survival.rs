@@ -199,10 +199,37 @@ fn a_covered_mount_is_kept_until_it_is_uncovered() {
     nix::mount::mount(Some("cover"), &mountpoint, Some("tmpfs"), no_flags, None::<&str>).unwrap();
     let pid = sandbox.status(&mountpoint)["keeper_pid"].as_u64().unwrap();
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
-    // Has the same grace as the keeper, and begins after it.
     let output = sandbox.run(["umount", mountpoint.to_str().unwrap()]);
+    // The keeper has the same grace, and ends it when it gets to it.
+    let log = sandbox.path("mounts.log");
+    wait_until("the keeper gives up", || fs::read_to_string(&log).unwrap().contains("the mount is kept"));
     nix::mount::umount2(&mountpoint, nix::mount::MntFlags::MNT_DETACH).unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", crate::support::describe(&output));
+    assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
+    sandbox.umount(&mountpoint);
+}
+
+#[test]
+fn a_descriptor_of_the_caller_is_not_kept() {
+    let mut sandbox = Sandbox::new();
+    let image = layout(&images::small(), &sandbox.path("layout"));
+    let mountpoint = sandbox.path("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    // As shells do: 9 is inherited by whatever they start. The lock is its, until the last copy is closed.
+    let lock = fs::File::create(sandbox.path("lock")).unwrap();
+    let script = r#"exec 9<"$1"; shift; flock -n 9 || exit 99; "$@""#;
+    let mount = sandbox.clipfs(["mount", &image, mountpoint.to_str().unwrap()]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", script, "sh"])
+        .arg(sandbox.path("lock"))
+        .arg(mount.get_program())
+        .args(mount.get_args());
+    shell.env_clear().envs(mount.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = sandbox.take_log(shell.stdin(std::process::Stdio::null()).output().unwrap());
+    sandbox.adopt(&mountpoint);
+    assert!(output.status.success(), "{}", crate::support::describe(&output));
+    lock.try_lock().expect("nobody holds the lock any more, and the mount serves");
     assert_eq!(fs::read(mountpoint.join("etc/hostname")).unwrap(), b"small\n");
     sandbox.umount(&mountpoint);
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use credplugin::kind::key_names;
 use credplugin::protocol::{self, clipfs};
 use credplugin::{Error, Scheme, parse_credentials};
 use secrecy::ExposeSecret;
@@ -33,11 +34,10 @@ fn run(target: &Target, exchange: bool, deadline: Instant) -> Result<String, Err
     match parse_credentials(question.request.image_credentials.expose_secret())? {
         None => line("image_credentials", "none"),
         Some(credentials) => {
-            let kind = question.kind(&credentials)?;
+            let kind = question.kind()?;
             line("image_credentials", &format!("{kind:?}").to_lowercase());
             line("for", credentials.registry.as_deref().unwrap_or("the registry of the image"));
-            let keys: Vec<_> = credentials.credentials.0.keys().map(String::as_str).collect();
-            line("keys", &keys.join(", "));
+            line("keys", &key_names(&credentials.credentials));
             // What needs no exchange is answered here and now.
             exchange |= !get::needs_exchange(kind);
         }

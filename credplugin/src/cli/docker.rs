@@ -86,7 +86,7 @@ fn list(deadline: Instant) -> Result<Zeroizing<Vec<u8>>, Error> {
         };
         let ask = Ask { image, registry: registry.clone(), scope: String::new() };
         let question = Question { request, ask, endpoints: settings::endpoints(None)? };
-        let user = match question.kind(&credentials)? {
+        let user = match question.kind()? {
             CredentialType::Aws => Some("AWS".into()),
             CredentialType::Gcp => Some("oauth2accesstoken".into()),
             CredentialType::Azure => Some("00000000-0000-0000-0000-000000000000".into()),

@@ -4,12 +4,8 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use credplugin::protocol::{self, Document, clipfs};
-use credplugin::provider::check_as;
-use credplugin::{
-    Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, ImageCredentials,
-    parse_credentials, parse_registry,
-};
-use secrecy::ExposeSecret;
+use credplugin::provider::check_request;
+use credplugin::{Answer, Ask, Code, ContainerRequest, CredentialType, Endpoints, Error, parse_registry};
 use zeroize::Zeroizing;
 
 use super::{Target, failed, input, kubelet, output, settings, written};
@@ -58,7 +54,15 @@ pub(super) struct Question {
 impl Question {
     /// From a document of our own protocol or a bare ContainerRequest, and the command line.
     pub(super) fn of(document: Document, bytes: &[u8], target: &Target) -> Result<Self, Error> {
+        let bare = target.image.is_some() || target.registry.is_some();
         let (asked, request) = match document {
+            // A document that calls itself a question chooses endpoints. Who says on the command line what is asked for hands over a
+            // ContainerRequest, which a tenant may have written.
+            Document::Credential(_) if bare => {
+                let reason =
+                    "with --image or --registry, standard input is a ContainerRequest, which has no kind";
+                return Err(Error::bad_request("kind", reason));
+            }
             Document::Credential(mut asked) => {
                 // Nothing to answer from is not the same as a request without credentials.
                 let request = asked
@@ -73,8 +77,9 @@ impl Question {
                 return Err(Error::new(Code::Usage, "a request of the kubelet is for get"));
             }
         };
-        let image = one("image", "--image", &asked.image, target.image.as_deref())?;
-        let named = one("registry", "--registry", &asked.registry, target.registry.as_deref())?;
+        // One of both is empty.
+        let image = target.image.clone().unwrap_or(asked.image);
+        let named = target.registry.clone().unwrap_or(asked.registry);
         if image.is_empty() && named.is_empty() {
             return Err(Error::new(Code::Usage, "which image is it? use --image"));
         }
@@ -92,20 +97,12 @@ impl Question {
     ///
     /// # Errors
     /// [`Code::NotFound`]: they are for another one, or can never be of use to it. [`Code::BadRequest`]: they are none.
-    pub(super) fn kind(&self, credentials: &ImageCredentials) -> Result<CredentialType, Error> {
-        let registry = &self.ask.registry;
-        match &credentials.registry {
-            Some(named) if named != registry => Err(Error::new(
-                Code::NotFound,
-                format!("image_credentials are for {named}, not for {registry}"),
-            )),
-            _ => check_as(registry, credentials.kind, &credentials.credentials, &self.endpoints),
-        }
+    pub(super) fn kind(&self) -> Result<CredentialType, Error> {
+        check_request(&self.request, &self.ask, &self.endpoints)
     }
 
     /// The answer, before the deadline.
     pub(super) fn answer(&self, deadline: Instant) -> Result<Answer, Error> {
-        names_its_registry(&self.request, &self.ask.image)?;
         // One thread: there is one question. It starts in microseconds; connections are made only if there is an exchange.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -123,26 +120,4 @@ impl Question {
 /// Whether credentials of this type are exchanged for a token over the network.
 pub(super) const fn needs_exchange(kind: CredentialType) -> bool {
     matches!(kind, CredentialType::Aws | CredentialType::Gcp | CredentialType::Azure)
-}
-
-/// What the document or the command line says; both only if they agree.
-fn one(key: &str, flag: &str, said: &str, flagged: Option<&str>) -> Result<String, Error> {
-    match flagged {
-        Some(flagged) if said.is_empty() || said == flagged => Ok(flagged.to_owned()),
-        Some(_) => Err(Error::new(Code::Usage, format!("{flag} contradicts {key} on standard input"))),
-        None => Ok(said.to_owned()),
-    }
-}
-
-/// Credentials that do not say which registry they are for are for the image's. Without an image nobody knows, and the registry that
-/// asks is not to be believed.
-pub(super) fn names_its_registry(request: &ContainerRequest, image: &str) -> Result<(), Error> {
-    match parse_credentials(request.image_credentials.expose_secret())? {
-        Some(credentials) if credentials.registry.is_none() && image.is_empty() => Err(Error::new(
-            Code::NotFound,
-            "image_credentials do not say which registry they are for, and no image is known: \
-             name the registry in them, or the image with --image or CLIPFS_IMAGE",
-        )),
-        _ => Ok(()),
-    }
 }

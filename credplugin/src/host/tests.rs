@@ -1,7 +1,7 @@
 use super::*;
 
 /// Host, region, FIPS, partition, API host.
-const ECR_HOSTS: [(&str, &str, bool, &str, &str); 17] = [
+const ECR_HOSTS: [(&str, &str, bool, &str, &str); 20] = [
     ("dkr.ecr.us-east-1.amazonaws.com", "us-east-1", false, "aws", "api.ecr.us-east-1.amazonaws.com"),
     (
         "dkr.ecr.eu-central-1.amazonaws.com",
@@ -34,6 +34,10 @@ const ECR_HOSTS: [(&str, &str, bool, &str, &str); 17] = [
         "ecr-fips.us-gov-east-1.amazonaws.com",
     ),
     ("dkr-ecr.us-east-1.on.aws", "us-east-1", false, "aws", "ecr.us-east-1.api.aws"),
+    // The hyphen and the dot are the same; the ending says what the API is called.
+    ("dkr-ecr.us-east-1.amazonaws.com", "us-east-1", false, "aws", "api.ecr.us-east-1.amazonaws.com"),
+    ("dkr-ecr-fips.us-east-1.amazonaws.com", "us-east-1", true, "aws", "ecr-fips.us-east-1.amazonaws.com"),
+    ("dkr.ecr.us-east-1.on.aws", "us-east-1", false, "aws", "ecr.us-east-1.api.aws"),
     ("dkr-ecr-fips.us-east-1.on.aws", "us-east-1", true, "aws", "ecr-fips.us-east-1.api.aws"),
     (
         "dkr.ecr.cn-north-1.amazonaws.com.cn",
@@ -152,8 +156,10 @@ fn what_only_looks_like_ecr_is_not() {
         "123456789012.dkr.ecr.us-east-1.amazonaws.com.uk",
         "123456789012.dkr.ecr.us-east-1.amazonaws.eu.com",
         "123456789012.dkr.ecr.us-east-1.aws",
-        "123456789012.dkr.ecr.us-east-1.on.aws",
-        "123456789012.dkr-ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr-ecr.us-east-1.amazonaws.com.evil.example",
+        "123456789012.dkr-ecr.us-east-1.evilon.aws",
+        "123456789012.dkr--ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.-ecr.us-east-1.amazonaws.com",
         "123456789012.dkr_ecr.us-east-1.amazonaws.com",
         "123456789012.dkrecr.us-east-1.amazonaws.com",
         "123456789012.dkr..ecr.us-east-1.amazonaws.com",

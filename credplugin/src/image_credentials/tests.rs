@@ -73,6 +73,7 @@ fn all_forms_are_read() {
     }
     // Somebody's variable was not set: no wish for anonymous access.
     for (text, path) in [
+        (":", "image_credentials: "),
         (r#"{"USERNAME":"","PASSWORD":null}"#, "image_credentials: "),
         (r#"{"registry":"r.io","credentials":{"GITHUB_TOKEN":""}}"#, "image_credentials.credentials: "),
         (

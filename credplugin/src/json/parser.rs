@@ -13,6 +13,26 @@ use crate::Error;
 /// [`crate::Code::BadRequest`]: longer than `cap`, not UTF-8, not JSON, a byte-order mark, a key that stands twice, nested deeper than
 /// [`MAX_DEPTH`], more than [`MAX_VALUES`] values, something after the document. With path and position.
 pub fn parse(bytes: &[u8], cap: usize, root: &str) -> Result<Value, Error> {
+    within(bytes, cap, root, (MAX_DEPTH, MAX_VALUES))
+}
+
+/// [`parse`] of an object that holds a document: one level and some values more, so that whatever is a document alone is one in there.
+///
+/// # Errors
+/// See there.
+pub(crate) fn parse_envelope(bytes: &[u8], cap: usize, root: &str) -> Result<Value, Error> {
+    within(bytes, cap, root, (MAX_DEPTH + 1, MAX_VALUES + ENVELOPE_VALUES))
+}
+
+/// More than any envelope of ours has.
+const ENVELOPE_VALUES: usize = 32;
+
+fn within(
+    bytes: &[u8],
+    cap: usize,
+    root: &str,
+    (max_depth, max_values): (usize, usize),
+) -> Result<Value, Error> {
     let path = Path::root(root);
     if bytes.len() > cap || u32::try_from(bytes.len()).is_err() {
         return Err(path.error(&format!("it is longer than {cap} bytes")));
@@ -23,7 +43,7 @@ pub fn parse(bytes: &[u8], cap: usize, root: &str) -> Result<Value, Error> {
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| path.error(&format!("it is not UTF-8 (at byte {})", error.valid_up_to())))?;
-    let mut parser = Parser { text, at: 0, values: 0 };
+    let mut parser = Parser { text, at: 0, values: 0, max_depth, max_values };
     parser.skip_spaces();
     if parser.at == text.len() {
         return Err(path.error("it is empty; expected a JSON document"));
@@ -40,6 +60,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     values: usize,
+    max_depth: usize,
+    max_values: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -75,7 +97,7 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self, path: &Path<'_>, depth: usize) -> Result<Value, Error> {
         self.values += 1;
-        if self.values > MAX_VALUES {
+        if self.values > self.max_values {
             return Err(self.error(path, &format!("it has more than {MAX_VALUES} values")));
         }
         // The length of the document is one of a u32.
@@ -102,7 +124,7 @@ impl<'a> Parser<'a> {
     }
 
     fn nest(&self, path: &Path<'_>, depth: usize) -> Result<(), Error> {
-        if depth <= MAX_DEPTH {
+        if depth <= self.max_depth {
             return Ok(());
         }
         // The path would be as long as the nesting: the document is named instead.

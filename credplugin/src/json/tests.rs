@@ -29,10 +29,7 @@ fn documents_are_read_and_written_as_they_are() {
             "[0,-0,1.5e+10,1E400,123456789012345678901234567890]",
             "[0,-0,1.5e+10,1E400,123456789012345678901234567890]",
         ),
-        (
-            r#""\u0041\u00e9\ud83d\ude00\"\\\/\b\f\n\r\t\u0000""#,
-            "\"Aé😀\\\"\\\\/\\u0008\\u000c\\n\\r\\t\\u0000\"",
-        ),
+        (r#""\u0041\u00e9\ud83d\ude00\"\\\/\b\f\n\r\t\u0000""#, "\"Aé😀\\\"\\\\/\\b\\f\\n\\r\\t\\u0000\""),
         ("\"\u{2028}\u{7f}\"", "\"\u{2028}\u{7f}\""),
     ] {
         let value = read(text).expect(text);
@@ -192,6 +189,7 @@ proptest! {
     #[test]
     fn reads_what_it_writes(text in documents()) {
         let value = read(&text).expect("JSON");
+        prop_assert!(write(&value).len() <= text.len(), "what was within a limit stays within it");
         prop_assert_eq!(read(&write(&value)), Ok(value));
     }
 }

@@ -75,6 +75,9 @@ pub(crate) fn write_string(out: &mut dyn Write, text: &str) -> fmt::Result {
             b'\n' => out.write_str("\\n")?,
             b'\r' => out.write_str("\\r")?,
             b'\t' => out.write_str("\\t")?,
+            // As short as they can have been: what is written is never longer than what was read.
+            0x08 => out.write_str("\\b")?,
+            0x0c => out.write_str("\\f")?,
             _ => write!(out, "\\u{byte:04x}")?,
         }
         written = index + 1;

@@ -69,6 +69,73 @@ fn keys_tell_the_type_then_the_host() {
 }
 
 #[test]
+fn halves_are_refused_beside_what_is_whole() {
+    let whole = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    for (keys, says) in [
+        (
+            &["REGISTRY_USERNAME"][..],
+            "both REGISTRY_USERNAME and REGISTRY_PASSWORD must be provided together",
+        ),
+        (&["DOCKER_PASSWORD"], "both DOCKER_USERNAME and DOCKER_PASSWORD must be provided together"),
+        (&["USERNAME", "PASSWORD="], "both USERNAME and PASSWORD must be provided together"),
+        (&["PASSWORD"], "both USERNAME and PASSWORD must be provided together"),
+        (&["DOCKERHUB_USERNAME"], "both DOCKERHUB_USERNAME and DOCKERHUB_PASSWORD must be provided together"),
+        (&["DOCKERHUB_PASSWORD"], "both DOCKERHUB_USERNAME and DOCKERHUB_PASSWORD must be provided together"),
+        (&["DOCKERHUB_PASSWORD", "DOCKERHUB_TOKEN"], "both DOCKERHUB_USERNAME and DOCKERHUB_PASSWORD must"),
+        (&["GITHUB_USERNAME"], "both GITHUB_USERNAME and GITHUB_TOKEN must be provided together"),
+        (&["GITLAB_USERNAME"], "both GITLAB_USERNAME and GITLAB_TOKEN must be provided together"),
+        (&["QUAY_USERNAME", "GITHUB_TOKEN"], "both QUAY_USERNAME and QUAY_TOKEN must be provided together"),
+        (&["AZURE_CLIENT_ID"], "both AZURE_CLIENT_ID and AZURE_CLIENT_SECRET must be provided together"),
+        (&["AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"], "both AZURE_CLIENT_ID and AZURE_CLIENT_SECRET must"),
+        (&["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"], "AZURE_TENANT_ID not found or empty"),
+        (
+            &["AZURE_TENANT_ID"],
+            "AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID must be provided together",
+        ),
+    ] {
+        let error = check_halves(&map(&[&whole, keys].concat())).expect_err(says);
+        assert!(error.code == Code::BadRequest && error.message.starts_with(says), "{}", error.message);
+    }
+    for (keys, says) in [
+        (&["AWS_ACCESS_KEY_ID"][..], "both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must"),
+        (&["AWS_SESSION_TOKEN"], "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN must"),
+    ] {
+        let error = check_halves(&map(&[&["USERNAME", "PASSWORD"], keys].concat())).expect_err(says);
+        assert!(error.code == Code::BadRequest && error.message.starts_with(says), "{}", error.message);
+    }
+    for keys in [
+        &[][..],
+        &["USERNAME=", "PASSWORD="],
+        &["DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN"],
+        &["DOCKERHUB_USERNAME", "DOCKERHUB_PASSWORD", "DOCKERHUB_TOKEN"],
+        &["GITHUB_TOKEN", "GITLAB_TOKEN", "QUAY_TOKEN", "NGC_API_KEY"],
+        &["GITHUB_USERNAME", "GITHUB_TOKEN"],
+        &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+        &["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"],
+        &["AWS_REGION", "GCP_PROJECT_ID", "SOMETHING"],
+    ] {
+        assert_eq!(check_halves(&map(keys)), Ok(()), "{keys:?}");
+    }
+}
+
+#[test]
+fn keys_in_messages_are_short_and_plain() {
+    let error = detect_type("r.example.com", &map(&["FOO", "BAR", "EMPTY="])).expect_err("unknown");
+    assert!(error.message.contains(" from their keys (BAR, FOO); "), "{}", error.message);
+    for (keys, shown) in [
+        (&["a\nb"][..], "(unprintable key)"),
+        (&["\u{202e}abc"], "(unprintable key)"),
+        (&["\u{1b}[31m", "A"], "(unprintable key), A"),
+        (&["a b"], "(unprintable key)"),
+        (&["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"], "A, B, C, D, E, F, G, H and 2 more"),
+    ] {
+        assert_eq!(key_names(&map(keys)), shown);
+    }
+    assert_eq!(key_names(&[("", "pl4nted-kind-1")].into_iter().collect()), "(empty key)");
+    assert_eq!(key_names(&map(&[&"K".repeat(100_000)])), format!("{}…", "K".repeat(32)));
+}
+
+#[test]
 fn what_nobody_knows_is_an_error() {
     for (registry, keys, says) in [
         (

@@ -93,9 +93,15 @@ mod tests {
             ("https://", None),
             ("ftp://r.example.com", None),
             ("user@r.example.com", None),
+            ("https://user:pl4nted-server@r.example.com", None),
+            ("user:pl4nted-server@r.example.com/v2/", None),
+            ("docker://user:pl4nted-server@r.example.com", None),
+            ("pl4nted-server", None),
         ];
         for (server, expected) in table {
-            assert_eq!(registry_of_server(server).ok().as_deref(), expected, "{server:?}");
+            let found = registry_of_server(server);
+            assert!(!format!("{found:?}").contains("pl4nted"), "{found:?}");
+            assert_eq!(found.ok().as_deref(), expected, "{server:?}");
         }
     }
 

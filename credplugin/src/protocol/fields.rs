@@ -13,7 +13,15 @@ pub(crate) struct Fields(Value);
 impl Fields {
     /// Parses a document that has to be one object.
     pub(crate) fn parse(bytes: &[u8], limit: usize) -> Result<Self, Error> {
-        let value = json::parse(bytes, limit, "document")?;
+        Self::of(json::parse(bytes, limit, "document")?)
+    }
+
+    /// [`Fields::parse`] where a field may be a whole document.
+    pub(crate) fn parse_envelope(bytes: &[u8], limit: usize) -> Result<Self, Error> {
+        Self::of(json::parse_envelope(bytes, limit, "document")?)
+    }
+
+    fn of(value: Value) -> Result<Self, Error> {
         match value.kind() {
             Kind::Object(_) => Ok(Self(value)),
             _ => Err(value.mismatch(&Path::root("document"), "an object")),

@@ -5,7 +5,7 @@ use crate::{CredentialMap, Error, Scheme};
 
 use super::{Target, token, user_and_password};
 
-/// The first pair that is there; half of one is an error, even where another pair is whole.
+/// The first pair that is there.
 pub(super) fn scheme(target: &Target<'_>, credentials: &CredentialMap) -> Result<Scheme, Error> {
     for (user, password) in USER_KEYS {
         if let Some((name, secret)) = credentials.get_pair(user, password)? {

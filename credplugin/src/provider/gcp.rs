@@ -16,7 +16,6 @@ use crate::host::{Vendor, vendor};
 use crate::http::{self, Http, Reply, Secrets};
 use crate::json;
 use crate::registry::is_loopback;
-use crate::request::MAX_REQUEST;
 use crate::{Code, CredentialMap, Error, Scheme};
 
 use super::{SKEW, Target, expiry, line};
@@ -43,6 +42,9 @@ const TOKEN_URIS: [&str; 5] = [
 
 const JSON_KEY: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 const TOKEN_KEY: &str = "GCP_ACCESS_TOKEN";
+
+/// Longest text of a service account: ten times what there are.
+const MAX_ACCOUNT: usize = 64 << 10;
 
 /// What to do.
 pub(super) enum Plan {
@@ -108,7 +110,7 @@ impl Account {
         if !text.trim_start().starts_with('{') {
             return Err(bad("must hold the JSON itself, not a path"));
         }
-        let document = json::parse(text.as_bytes(), MAX_REQUEST, JSON_KEY)?;
+        let document = json::parse(text.as_bytes(), MAX_ACCOUNT, JSON_KEY)?;
         let root = json::Path::root(JSON_KEY);
         let optional = |key: &str| match document.get(key) {
             Some(value) if !value.is_null() => value.as_str(&root.key(key)).map(Some),

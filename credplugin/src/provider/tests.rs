@@ -91,6 +91,31 @@ async fn who_they_are_not() {
             BadRequest,
             "both REGISTRY_USERNAME and REGISTRY_PASSWORD must be provided together",
         ),
+        // Half of one beside another that is whole: none of them is used.
+        (
+            r#"{"GITHUB_TOKEN":"pl4nted-t","USERNAME":"u","DOCKERHUB_USERNAME":"x"}"#,
+            "ghcr.io/a",
+            BadRequest,
+            "both USERNAME and PASSWORD must be provided together",
+        ),
+        (
+            r#"{"GITHUB_TOKEN":"pl4nted-t","DOCKERHUB_USERNAME":"x"}"#,
+            "ghcr.io/a",
+            BadRequest,
+            "both DOCKERHUB_USERNAME and DOCKERHUB_PASSWORD must be provided together",
+        ),
+        (
+            r#"{"REGISTRY_USERNAME":"r","REGISTRY_PASSWORD":"pl4nted-p","USERNAME":"u"}"#,
+            "a.b/c",
+            BadRequest,
+            "both USERNAME and PASSWORD must be provided together",
+        ),
+        (
+            r#"{"registry":"a.b","type":"basic","credentials":{"USERNAME":"u","PASSWORD":"pl4nted-p","AZURE_TENANT_ID":"t"}}"#,
+            "a.b/c",
+            BadRequest,
+            "AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID must be provided together",
+        ),
         (r#"{"USERNAME":"a:b","PASSWORD":"pl4nted-p"}"#, "a.b/c", BadRequest, "USERNAME: has a colon"),
         (
             r#"{"USERNAME":"u","PASSWORD":"pl4nted-\r\nX: y"}"#,
@@ -200,6 +225,34 @@ async fn who_they_are_not() {
 }
 
 #[tokio::test]
+async fn long_values_are_kept_or_refused() {
+    let whole = |length: usize| format!("u:{}", "p".repeat(length));
+    let (_, password) = basic(get(&whole(MAX_LINE), "a.b/c", "a.b").await.unwrap());
+    assert_eq!(password.len(), MAX_LINE);
+    for length in [MAX_LINE + 1, 64 << 10] {
+        let error = get(&whole(length), "a.b/c", "a.b").await.unwrap_err();
+        let expected = (Code::BadRequest, "PASSWORD: is longer than 16384 bytes");
+        assert_eq!((error.code, error.message.as_str()), expected);
+    }
+    // What is not used is nobody's business.
+    let beside = format!(r#"{{"USERNAME":"u","PASSWORD":"p","OTHER":"{}"}}"#, "x".repeat(64 << 10));
+    assert_eq!(basic(get(&beside, "a.b/c", "a.b").await.unwrap()).1, "p");
+    let long = "x".repeat(64 << 10);
+    for (key, credentials) in [
+        ("AWS_SECRET_ACCESS_KEY", format!(r#"{{"AWS_ACCESS_KEY_ID":"i","AWS_SECRET_ACCESS_KEY":"{long}"}}"#)),
+        ("GCP_ACCESS_TOKEN", format!(r#"{{"GCP_ACCESS_TOKEN":"{long}"}}"#)),
+        ("GOOGLE_APPLICATION_CREDENTIALS", format!(r#"{{"GOOGLE_APPLICATION_CREDENTIALS":"{{{long}"}}"#)),
+    ] {
+        let host =
+            if key.starts_with('A') { "123456789012.dkr.ecr.eu-west-1.amazonaws.com" } else { "gcr.io" };
+        let error = get(&credentials, &format!("{host}/a"), host).await.unwrap_err();
+        assert_eq!(error.code, Code::BadRequest);
+        assert!(error.message.starts_with(&format!("{key}: ")), "{}", error.message);
+        assert!(error.message.contains("is longer than"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
 async fn which_registry() {
     let wrapped =
         r#"{"registry":"https://index.docker.io/v1/","credentials":{"USERNAME":"u","PASSWORD":"pl4nted-p"}}"#;
@@ -210,7 +263,6 @@ async fn which_registry() {
         (wrapped, "ubuntu", ""),
         (wrapped, "", "docker.io"),
         (flat, "R.example.com:5000/a", "r.example.com:5000"),
-        (flat, "", "r.example.com"),
     ] {
         assert_eq!(basic(get(credentials, image, registry).await.unwrap()).0, "u", "{image} {registry}");
     }
@@ -244,6 +296,12 @@ async fn which_registry() {
         let error = get(credentials, image, registry).await.unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (Code::NotFound, message));
     }
+    // Whose they are is not for the registry that asks to say.
+    for unnamed in [flat, "u:pl4nted-p"] {
+        let error = get(unnamed, "", "r.example.com").await.unwrap_err();
+        assert_eq!(error.code, Code::NotFound);
+        assert!(error.message.contains("do not say which registry they are for"), "{}", error.message);
+    }
     assert_eq!(get(flat, "a.b/c", "not a registry").await.unwrap_err().code, Code::BadRequest);
 }
 
@@ -263,6 +321,11 @@ async fn none_is_none() {
     }
     let found = get_of(&request("", build), "r.example.com/a", "r.example.com").await.unwrap();
     assert_eq!(basic(found).0, "u");
+    // They name the mirror that asks, but the image is another registry's, or nobody's.
+    for image in ["a.b/c", "ubuntu", "r.example.com:5000/a", ""] {
+        let scheme = get_of(&request("", build), image, "r.example.com").await.unwrap();
+        assert!(matches!(scheme, Scheme::None), "{image}: {scheme:?}");
+    }
     // The image's own win, and what cannot be read is no reason for the others.
     let own = request("me:p", build);
     assert_eq!(basic(get_of(&own, "r.example.com/a", "r.example.com").await.unwrap()).0, "me");

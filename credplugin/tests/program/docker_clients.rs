@@ -63,6 +63,9 @@ fn get() {
         assert!(!ran.stdout.contains('\u{1b}'), "{ran:?}");
     }
 
+    let ran = helper.run("get", "https://user:pl4nted-server@r.example.com");
+    assert!(ran.tells_nothing().code == 1 && ran.stdout.starts_with("no registry host"), "{ran:?}");
+
     let hub = Helper::new(&basic("docker.io", "pl4nted-hub"));
     assert_eq!(hub.run("get", "https://index.docker.io/v1/").document()["Secret"], "pl4nted-hub");
     let anonymous = Helper::new(&request(&json!("")));

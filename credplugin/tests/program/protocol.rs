@@ -66,12 +66,30 @@ fn refusals() {
         ("no such image", &["--image", ""], good.clone(), 64, "usage", "--image"),
         ("no such registry", &["--registry", "team"], good.clone(), 65, "bad_request", "no registry"),
         (
-            "contradiction",
-            &IMAGE,
-            question(&good, json!({})).replace("app:1", "app:2"),
-            64,
-            "usage",
-            "--image",
+            "a password in the registry's name",
+            &["--registry", "https://user:pl4nted-name@r.example.com"],
+            good.clone(),
+            65,
+            "bad_request",
+            "no registry",
+        ),
+        (
+            "a password in the document's registry",
+            &[],
+            question(&good, json!({})).replace("\"r.example.com\"", "\"user:pl4nted-name@r.example.com\""),
+            65,
+            "bad_request",
+            "no registry",
+        ),
+        // It may be a tenant's, who must not say whom to ask.
+        ("a question for a request", &IMAGE, question(&good, json!({})), 65, "bad_request", "--image"),
+        (
+            "a question for a request, by registry",
+            &["--registry", "r.example.com"],
+            question(&good, json!({"ecr": "http://127.0.0.1:1"})),
+            65,
+            "bad_request",
+            "--registry",
         ),
         ("elsewhere", &IMAGE, basic("other.example.com", "pl4nted-p"), 66, "not_found", "other.example.com"),
         ("look-alike", &IMAGE, basic("r.example.com.evil.io", "pl4nted-p"), 66, "not_found", "evil.io"),
@@ -151,15 +169,15 @@ fn refusals() {
         ),
         (
             "nothing to answer from",
-            &IMAGE,
-            r#"{"apiVersion":"clipfs.dev/v1","kind":"CredentialRequest"}"#.into(),
+            &[],
+            r#"{"apiVersion":"clipfs.dev/v1","kind":"CredentialRequest","image":"r.example.com/a"}"#.into(),
             65,
             "bad_request",
             "containerRequest",
         ),
         (
             "no such endpoint",
-            &IMAGE,
+            &[],
             question(&good, json!({"elsewhere": "x"})).replace("elsewhere", "pl4nted-key"),
             65,
             "bad_request",
@@ -271,6 +289,9 @@ fn check_says_no_values() {
     assert_eq!((ran.code, ran.stdout.as_str()), (0, expected), "{ran:?}");
     let ran = check(&IMAGE, &basic("other.example.com", "pl4nted-p"));
     assert!(ran.code == 66 && ran.stderr.contains("other.example.com"), "{ran:?}");
+    // It says what get would: nobody knows whose these are.
+    let ran = check(&["--registry", "r.example.com"], &request(&json!("u:pl4nted-p")));
+    assert!(ran.code == 66 && ran.stderr.contains("no image is known"), "{ran:?}");
     // Nobody is asked without --exchange: these endpoints are not there.
     let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
     let keys = json!({"AWS_ACCESS_KEY_ID": "pl4nted-id", "AWS_SECRET_ACCESS_KEY": "pl4nted-key"});

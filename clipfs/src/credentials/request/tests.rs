@@ -20,6 +20,14 @@ pub(in crate::credentials) fn request_json(password: &str) -> String {
     serde_json::json!({"container_id": "c1", "image_credentials": credentials.to_string()}).to_string()
 }
 
+/// The same, filled up to this many bytes with what nobody understands.
+pub(in crate::credentials) fn request_of(password: &str, size: usize) -> String {
+    let request = request_json(password);
+    let around = r#"{"of_later":"","#.len() - 1;
+    let filler = "x".repeat(size - request.len() - around);
+    request.replacen('{', &format!(r#"{{"of_later":"{filler}","#), 1)
+}
+
 fn password_of(read: &ReadRequest) -> String {
     let text = read.request.image_credentials.expose_secret();
     let parsed = credplugin::parse_credentials(text).unwrap().unwrap();
@@ -120,7 +128,7 @@ fn what_is_no_request_is_told_with_file_and_path() {
     fs::create_dir(at("directory")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
-    let huge = request_json(&"p".repeat(MAX_REQUEST_FILE));
+    let huge = request_json(&"p".repeat(MAX_REQUEST));
     let deep = format!("{{\"env\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (name, text) in [
         ("empty", ""),
@@ -142,7 +150,7 @@ fn what_is_no_request_is_told_with_file_and_path() {
         ("trailing", ""),
         ("mark", ""),
         ("type", "image_credentials"),
-        ("huge", "larger than 1008 KiB"),
+        ("huge", "larger than 1 MiB"),
         ("deep", ""),
     ];
     for (name, expected) in table {

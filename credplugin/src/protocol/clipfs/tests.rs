@@ -229,6 +229,39 @@ fn documents_are_told_apart() {
     assert!(message.starts_with("containerRequest: ") && !message.contains("pl4nted"), "{message}");
 }
 
+/// What is a ContainerRequest alone is one in a question, and what is none is none there either.
+#[test]
+fn the_envelope_takes_nothing_from_the_limits() {
+    use crate::ContainerRequest;
+    use crate::json::{MAX_DEPTH, MAX_VALUES};
+    let nested = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let many = |count: usize| format!(r#"{{"x":[0{}]}}"#, ",0".repeat(count - 3));
+    // Written anew, it must not be longer than it was.
+    let escaped = format!(r#"{{"x":"{}"}}"#, r"\b\f".repeat(250_000));
+    for (text, fits) in [
+        (nested(MAX_DEPTH), true),
+        (nested(MAX_DEPTH + 1), false),
+        (many(MAX_VALUES), true),
+        (many(MAX_VALUES + 1), false),
+        (escaped, true),
+    ] {
+        assert_eq!(ContainerRequest::parse(text.as_bytes()).is_ok(), fits);
+        let endpoints = Endpoints { ecr: Some("https://e.example".into()), ..Endpoints::default() };
+        let question = CredentialRequest {
+            image: "r.example.com/a".into(),
+            registry: "r.example.com".into(),
+            scope: "s".into(),
+            endpoints: Some(endpoints),
+            container_request: Some(Zeroizing::new(text.into_bytes())),
+        };
+        let inner = recognise(&question.write().unwrap()).and_then(|document| match document {
+            Document::Credential(read) => ContainerRequest::parse(&read.container_request.unwrap()),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(inner.is_ok(), fits, "{inner:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_survives(user in "[^:\r\n\0]{1,40}", password in "[^\r\n\0]{1,80}", life in 1u64..43_200) {
