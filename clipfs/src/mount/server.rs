@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt as _;
@@ -24,7 +24,7 @@ use super::handover;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
-use super::source::{is_passing, open_source, state_after};
+use super::source::{CHECK_TIMEOUT, First, open_source, state_after};
 use super::status::{Answer, ServerCounters};
 use crate::credentials::harden;
 use crate::exit;
@@ -42,8 +42,6 @@ use crate::vfs::Vfs;
 const BLOCKING_THREADS: usize = 16;
 /// They end after this time without work.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How long a mount waits for the registry's word; a silent one makes it `degraded`.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the source is looked at while something is wrong.
 const WATCH: Duration = Duration::from_secs(5);
 /// Pause of the control socket after an error (no descriptors, say).
@@ -265,7 +263,10 @@ async fn prepare(
             let state = match adopted {
                 // A server that takes over never refuses.
                 true => State::Ok,
-                false => First { source: &source, asked: &asked, config, patience }.state(&digest).await?,
+                false => First { source: &source, asked: &asked, credentials: &config.credentials, patience }
+                    .state(&digest)
+                    .await
+                    .map_err(|error| Refusal::new(&error, exit::registry(&error)))?,
             };
             (Some(source), state)
         }
@@ -318,44 +319,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Refusal::new(&e, exit::SOFTWARE)))
-}
-
-/// What must be known before a mount serves for the first time.
-struct First<'a> {
-    source: &'a ImageSource,
-    asked: &'a Counts,
-    config: &'a ServerConfig,
-    /// For credentials.
-    patience: Duration,
-}
-
-impl First<'_> {
-    /// A definite no refuses the mount; silence or trouble of the registry does not. But credentials must be there, and be usable, even
-    /// if the registry wants none: nothing is mounted whose credentials nobody could check.
-    async fn state(&self, digest: &Digest) -> Result<State, Refusal> {
-        let silent = |_| {
-            let error = self.config.credentials.silent(self.patience);
-            Refusal::new(&error, exit::credentials(&error))
-        };
-        let began = Instant::now();
-        let known = tokio::time::timeout(self.patience, self.source.authenticate()).await.map_err(silent)?;
-        known.map_err(|error| Refusal::new(&error, exit::registry(&error)))?;
-        // The registry may refuse what it is shown, and the source be asked for better: that ends in time, too.
-        let left = self.patience.saturating_sub(began.elapsed()).max(CHECK_TIMEOUT);
-        let checked = self.asked.wait(self.source.check(digest), CHECK_TIMEOUT, || {});
-        match tokio::time::timeout(left, checked).await.map_err(silent)? {
-            Some(Ok(())) => Ok(State::Ok),
-            Some(Err(error)) if error.is_permanent() && !is_passing(&error) => {
-                let code = exit::registry(&error);
-                Err(Refusal::new(&error, code))
-            }
-            Some(Err(error)) => {
-                tracing::warn!("the image's source does not answer: {}", sentence(&error));
-                Ok(State::Degraded)
-            }
-            None => Ok(State::Degraded),
-        }
-    }
 }
 
 fn state_of(state: &AtomicU8) -> State {

@@ -1,18 +1,21 @@
-//! Where a server's image comes from: opening it, and what its errors say about the mount.
+//! Where a server's image comes from: opening it, what it says before a mount serves, and what its errors say about the mount.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::asked::{Counted, Counts};
+use super::error::sentence;
 use super::protocol::{ServerConfig, State};
-use crate::credentials::CredentialError;
-use crate::oci::ImageSpec;
+use crate::credentials::{CredentialError, CredentialSource};
+use crate::oci::{Digest, ImageSpec};
 use crate::registry::{ImageSource, RegistryError, RegistryOptions};
 
 /// Time to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time without a byte.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a mount waits for the registry's word; a silent one makes it `degraded`.
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Attempts for a request.
 const ATTEMPTS: u32 = 4;
 
@@ -38,9 +41,38 @@ pub(super) async fn open_source(
     ImageSource::open(&spec, options).await.map(Some)
 }
 
-/// Trouble that `is_permanent` calls lasting but that is no word about the image.
-pub(super) fn is_passing(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Credentials(error) if error.is_passing())
+/// What must be known before a mount serves for the first time.
+pub(super) struct First<'a> {
+    pub(super) source: &'a ImageSource,
+    pub(super) asked: &'a Counts,
+    /// What is told of them.
+    pub(super) credentials: &'a CredentialSource,
+    /// For credentials.
+    pub(super) patience: Duration,
+}
+
+impl First<'_> {
+    /// A definite no refuses the mount; silence or trouble of the registry does not. But credentials must be there, and be usable, even
+    /// if the registry wants none: nothing is mounted whose credentials nobody could check.
+    pub(super) async fn state(&self, digest: &Digest) -> Result<State, RegistryError> {
+        let silent = |_| RegistryError::from(self.credentials.silent(self.patience));
+        let began = Instant::now();
+        tokio::time::timeout(self.patience, self.source.authenticate()).await.map_err(silent)??;
+        // The registry may refuse what it is shown, and the source be asked for better: that ends in time, too.
+        let left = self.patience.saturating_sub(began.elapsed()).max(CHECK_TIMEOUT);
+        let checked = self.asked.wait(self.source.check(digest), CHECK_TIMEOUT, || {});
+        match tokio::time::timeout(left, checked).await.map_err(silent)? {
+            Some(Ok(())) => Ok(State::Ok),
+            // Asked again, the source had nothing better than what was refused.
+            Some(Err(error @ RegistryError::Credentials(_))) => Err(error),
+            Some(Err(error)) if error.is_permanent() => Err(error),
+            Some(Err(error)) => {
+                tracing::warn!("the image's source does not answer: {}", sentence(&error));
+                Ok(State::Degraded)
+            }
+            None => Ok(State::Degraded),
+        }
+    }
 }
 
 /// What an error of the source says about the mount: whether somebody must mend credentials, or only time.

@@ -99,7 +99,9 @@ fn credentials_end(input: &str) -> Option<usize> {
     let is_digest = |rest: &str| {
         rest.split_once(':').is_some_and(|(name, hex)| {
             matches!(name, "sha256" | "sha512")
-                || (hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+                || (hex.len() >= 32
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric())
+                    && hex.bytes().all(|b| b.is_ascii_hexdigit()))
         })
     };
     input.rmatch_indices('@').map(|(at, _)| at).find(|at| !is_digest(&input[at + 1..]))
