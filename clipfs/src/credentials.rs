@@ -14,6 +14,7 @@ mod answered;
 pub mod config_file;
 pub mod docker;
 pub mod exec;
+pub mod hardening;
 pub mod in_process;
 mod json;
 pub mod kubelet;
@@ -25,6 +26,7 @@ mod server;
 pub mod source;
 mod value;
 
+pub use hardening::harden;
 pub use json::Fault;
 #[cfg(test)]
 pub(crate) use provider::Static;

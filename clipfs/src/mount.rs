@@ -19,7 +19,7 @@ use std::time::Duration;
 mod asked;
 mod descriptors;
 pub mod error;
-mod hardening;
+mod handover;
 mod keeper;
 mod logging;
 mod metrics;
@@ -33,7 +33,6 @@ mod unmount;
 
 pub use descriptors::keep_from_children;
 pub use error::MountError;
-pub use hardening::harden;
 pub use protocol::{MountFlags, MountRequest, Mounted, ServerConfig, State};
 pub use server::server_main;
 pub use status::{MountStatus, ServerCounters, list, status};

@@ -27,16 +27,20 @@ mod echo;
 mod endpoint;
 mod guard;
 mod hosts;
+mod in_the_clear;
 mod layout;
 mod local;
+mod proof;
 mod range;
 mod redirect;
 mod remote;
 mod resolve;
 mod retry;
 mod safe_url;
+mod scheme;
 mod stream;
 mod token;
+mod whose;
 
 /// Parsers of foreign bytes, for fuzz targets: they panic when a parser breaks its own rules.
 #[cfg(fuzzing)]
@@ -121,11 +125,14 @@ impl ImageSource {
     }
 
     /// Asks the credential provider for the image's own registry now, and keeps the answer for when the registry asks: a
-    /// request whose credentials cannot be used is told at once, even where the registry never wants any. Before or beside
-    /// other requests; providers that are asked already are not asked twice. Nothing happens for layouts and archives.
+    /// request whose credentials cannot be used is told at once, even where the registry never wants any. What it answers is
+    /// shown to the registry, so that credentials it refuses are told too, even where a mirror or a public repository would
+    /// let us in without. Before or beside other requests; providers that are asked already are not asked twice. Nothing
+    /// happens for layouts and archives, and a registry that cannot be reached proves nothing.
     ///
     /// # Errors
-    /// [`RegistryError::Credentials`], after waiting for a provider that asks to wait as long as [`within`] allows.
+    /// [`RegistryError::Credentials`], after waiting for a provider that asks to wait as long as [`within`] allows;
+    /// [`RegistryError::Denied`].
     pub async fn authenticate(&self) -> Result<(), RegistryError> {
         match &self.0 {
             Inner::Remote(remote) => remote.authenticate().await,

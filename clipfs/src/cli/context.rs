@@ -13,11 +13,10 @@ use super::progress;
 use super::request::Request;
 use crate::build::{self, BuildOptions};
 use crate::config::Settings;
-use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec};
+use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec, harden};
 use crate::index::ClipIndex;
-use crate::mount::harden;
 use crate::oci::{Digest, ImageSpec, Platform};
-use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage};
+use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage, within};
 
 /// Time to a connection: three lost SYNs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +26,9 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Attempts per request: with the backoff between them about half a minute, as long as people wait.
 const ATTEMPTS: u32 = 5;
+
+/// Longest wait for credentials where nobody waits for a mount: a plugin that takes all of its minute, and another attempt.
+const AUTHENTICATE: Duration = Duration::from_secs(90);
 
 /// Settings, resolved, and who answers for credentials.
 #[derive(Debug)]
@@ -125,8 +127,19 @@ impl Context {
     /// even where the registry would let us in without any. That costs no round trip: they would be asked for after the
     /// registry's challenge otherwise.
     pub(super) async fn resolve(&self, source: &ImageSource) -> Result<ResolvedImage, RegistryError> {
-        source.authenticate().await?;
+        self.authenticate(source, AUTHENTICATE).await?;
         source.resolve(&self.platform).await
+    }
+
+    /// Asks for the credentials of an image, attempts and all, for at most `limit`. Silence until then is an error of the
+    /// credentials, never of the registry: nobody has said that they are good.
+    pub(super) async fn authenticate(
+        &self,
+        source: &ImageSource,
+        limit: Duration,
+    ) -> Result<(), RegistryError> {
+        let asked = tokio::time::timeout(limit, within(limit, source.authenticate())).await;
+        asked.unwrap_or_else(|_| Err(self.source.silent(limit).into()))
     }
 
     /// Where the index of an image is kept.
@@ -209,7 +222,7 @@ impl Context {
                     Some(image) => {
                         let spec = ImageSpec::parse(image)?;
                         let source = self.source(&spec).await?;
-                        source.authenticate().await?;
+                        self.authenticate(&source, AUTHENTICATE).await?;
                         (Some(source), pinned_name(&spec, &index.manifest_digest()))
                     }
                     None => (None, index.manifest_digest().to_string()),

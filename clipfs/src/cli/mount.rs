@@ -25,6 +25,8 @@ pub(super) async fn prepare(context: &Context, args: &MountArgs) -> Result<Mount
     mount::preflight(&settings.run_dir, &args.mountpoint)?;
     let (spec, named_index) = what(args)?;
     let source = context.source(&spec).await?;
+    // Apart from the rest: a registry may be away, but nothing is mounted whose credentials nobody could check.
+    context.authenticate(&source, settings.mount_timeout.0).await?;
     let resolved = resolve(context, &source, &spec).await;
     let (index, digest) = match named_index {
         Some(path) => {
@@ -81,6 +83,7 @@ fn what(args: &MountArgs) -> Result<(ImageSpec, Option<PathBuf>), Failure> {
     }
 }
 
+/// Finds an image whose credentials are known.
 async fn resolve(
     context: &Context,
     source: &ImageSource,
@@ -88,7 +91,8 @@ async fn resolve(
 ) -> Result<ResolvedImage, Failure> {
     let limit = context.settings.mount_timeout.0;
     let timeout = || Failure::Timeout { image: spec.to_string(), seconds: limit.as_secs() };
-    let resolved = tokio::time::timeout(limit, within(limit, context.resolve(source))).await;
+    let resolved = within(limit, source.resolve(&context.platform));
+    let resolved = tokio::time::timeout(limit, resolved).await;
     Ok(resolved.map_err(|_| timeout())??)
 }
 

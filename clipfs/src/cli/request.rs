@@ -119,6 +119,16 @@ mod tests {
 
     #[test]
     fn the_cap_holds_for_what_has_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        for (size, fits) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+            std::thread::scope(|scope| {
+                // Broken off where it is too long.
+                scope.spawn(|| drop(std::fs::write(&fifo, vec![b' '; size])));
+                assert_eq!(Request::take(&fifo).is_ok(), fits, "{size}");
+            });
+        }
         let error = Request::take(Path::new("/dev/zero")).unwrap_err();
         assert_eq!(super::super::exit::code(&error), crate::exit::DATA);
         assert!(error.sentence().contains("/dev/zero is longer than 1 MiB"), "{}", error.sentence());

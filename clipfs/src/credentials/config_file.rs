@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zeroize::Zeroizing;
@@ -39,9 +40,15 @@ pub enum Flavor {
 /// A file, read again at every ask.
 #[derive(Debug)]
 pub struct ConfigFile {
+    file: Arc<Source>,
+    env: Vec<String>,
+}
+
+/// The file itself: also read on threads that may block.
+#[derive(Debug)]
+struct Source {
     path: PathBuf,
     flavor: Flavor,
-    env: Vec<String>,
     warned: AtomicBool,
 }
 
@@ -53,11 +60,43 @@ impl ConfigFile {
     pub fn open(path: &Path, flavor: Flavor, env: &[String]) -> Result<Self, CredentialError> {
         let path = std::path::absolute(path)
             .map_err(|error| CredentialError::Configuration(format!("{}: {error}", path.display())))?;
-        let file = Self { path, flavor, env: env.to_vec(), warned: AtomicBool::new(false) };
+        let file = Source { path, flavor, warned: AtomicBool::new(false) };
         file.read()?;
-        Ok(file)
+        Ok(Self { file: Arc::new(file), env: env.to_vec() })
     }
 
+    async fn answer(&self, request: &CredentialRequest) -> Result<Answer, CredentialError> {
+        let registry = fold(&request.registry);
+        let repository = request.repository();
+        let file = Arc::clone(&self.file);
+        // Off the threads that drive connections, with all that walks through foreign text.
+        let found = tokio::task::spawn_blocking({
+            let registry = registry.clone();
+            move || file.find(&registry, repository.as_deref())
+        });
+        let unread = |_| CredentialError::Unavailable(format!("{} was not read", self.file.path.display()));
+        let program = match found.await.map_err(unread)?? {
+            Found::Answer(answer) => return Ok(answer),
+            Found::Helper(program) => program,
+        };
+        let helper = DockerHelper::at(program, &self.env);
+        // The two tools store under different names, and so they ask.
+        let server = match self.file.flavor {
+            Flavor::Docker => docker_server(&registry),
+            Flavor::Containers => &registry,
+        };
+        helper.get(&registry, server).await
+    }
+}
+
+/// What the file says of a registry.
+enum Found {
+    Answer(Answer),
+    /// Whom to ask.
+    Helper(PathBuf),
+}
+
+impl Source {
     /// Blocking: a small file, looked at whole before anything of it is used.
     fn read(&self) -> Result<Document, CredentialError> {
         let wrong =
@@ -70,28 +109,23 @@ impl ConfigFile {
         parse(&bytes, self.flavor).map_err(|fault| wrong(fault.to_string()))
     }
 
-    async fn answer(&self, request: &CredentialRequest) -> Result<Answer, CredentialError> {
-        let registry = fold(&request.registry);
+    /// Blocking.
+    fn find(&self, registry: &str, repository: Option<&str>) -> Result<Found, CredentialError> {
         let document = self.read()?;
-        let name = match document.find(&registry, request.repository().as_deref()) {
-            Some(Place::Entry(path, entry)) => return self.entry(&path, entry, &registry),
+        let name = match document.find(registry, repository) {
+            Some(Place::Entry(path, entry)) => return self.entry(&path, entry, registry).map(Found::Answer),
             Some(Place::Helper(name)) => format!("{PREFIX}{name}"),
-            None => return Err(self.not_found(&registry, "says nothing of it: log in there")),
+            None => return Err(self.not_found(registry, "says nothing of it: log in there")),
         };
-        drop(document);
-        let program = exec::find_program(Path::new(&name)).map_err(|error| match error {
-            CredentialError::Configuration(reason) => {
-                CredentialError::Configuration(format!("{} names a helper: {reason}", self.path.display()))
-            }
-            other => other,
-        })?;
-        let helper = DockerHelper::open(&program, &self.env)?;
-        // The two tools store under different names, and so they ask.
-        let server = match self.flavor {
-            Flavor::Docker => docker_server(&registry),
-            Flavor::Containers => &registry,
-        };
-        helper.get(&registry, server).await
+        exec::find_program(Path::new(&name))
+            .map_err(|error| match error {
+                CredentialError::Configuration(reason) => CredentialError::Configuration(format!(
+                    "{} names a helper: {reason}",
+                    self.path.display()
+                )),
+                other => other,
+            })
+            .map(Found::Helper)
     }
 
     fn entry(&self, path: &str, entry: &Entry, registry: &str) -> Result<Answer, CredentialError> {
@@ -133,12 +167,15 @@ impl CredentialProvider for ConfigFile {
 
     fn version(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        if let Ok(found) = fs::metadata(&self.path) {
+        if let Ok(found) = fs::metadata(&self.file.path) {
             let changed = (found.ctime(), found.ctime_nsec(), found.mtime(), found.mtime_nsec());
             (found.dev(), found.ino(), found.size(), changed).hash(&mut hasher);
         }
         hasher.finish()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// The bytes and the mode of a small regular file.

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::exec::{self, Ran, Run};
+use super::exec::{self, Places, Ran, Run};
 use super::json::{self, Fault};
 use super::provider::{Answer, AnswerFuture};
 use super::server::{Server, docker_server, fold};
@@ -37,6 +37,7 @@ const NO_USERNAME: &str = "no credentials username";
 pub struct DockerHelper {
     program: PathBuf,
     env: Vec<String>,
+    places: Places,
 }
 
 impl DockerHelper {
@@ -51,13 +52,19 @@ impl DockerHelper {
         let name = path.to_str().filter(|name| !name.contains('/') && !name.starts_with(PREFIX));
         let prefixed = name.and_then(|name| exec::find_program(Path::new(&format!("{PREFIX}{name}"))).ok());
         let program = prefixed.map_or_else(|| exec::find_program(path), Ok)?;
-        Ok(Self { program, env: env.to_vec() })
+        Ok(Self::at(program, env))
+    }
+
+    /// A helper that has been found.
+    pub(super) fn at(program: PathBuf, env: &[String]) -> Self {
+        Self { program, env: env.to_vec(), places: Places::of_this_process() }
     }
 
     /// Asks for a server by the given name.
     pub(super) async fn get(&self, registry: &str, server: &str) -> Result<Answer, CredentialError> {
         let env = exec::environment(&self.env);
         let ran = exec::run(Run {
+            places: &self.places,
             program: &self.program,
             args: &["get"],
             env: &env,
@@ -86,6 +93,9 @@ impl CredentialProvider for DockerHelper {
             self.get(&registry, docker_server(&registry)).await
         })
     }
+
+    /// Nothing is kept here: a helper is run each time.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// What a helper means that ended with an error.

@@ -1,8 +1,8 @@
 //! Runs a plugin: bounded input, output and time; killed as a group; its words never logged.
 //!
 //! What a plugin gets: the given environment and no other, `/` as its directory, three descriptors (input, output, `/dev/null` as
-//! standard error: its content could hold secrets; all that this process opens is closed on exec), default signals, no core dumps, a process group of its own. At most
-//! [`MAX_RUNNING`] run at a time. There is one thread for each, which starts it, waits for it and reaps it; so that whatever
+//! standard error: its content could hold secrets; all that this process opens is closed on exec), default signals, no core dumps ([`hardening`]), a process group of its own. At most
+//! [`MAX_RUNNING`] run at a time, see [`Places`]. There is one thread for each, which starts it, waits for it and reaps it; so that whatever
 //! becomes of the caller (an error, the time limit, a dropped future) the group is killed while its leader's number cannot
 //! have been given to anybody else, and nothing is left behind as a zombie.
 //!
@@ -21,21 +21,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Once, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{AccessFlags, Pid, access};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use super::CredentialError;
+use super::{CredentialError, hardening};
 
 /// Plugins that this process runs at a time: each may hold [`Run::max_output`] and a process or more.
 pub const MAX_RUNNING: usize = 8;
@@ -53,10 +52,30 @@ const BUSY_PAUSE: Duration = Duration::from_millis(25);
 /// PATH of a process that has none.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-static RUNNING: Semaphore = Semaphore::const_new(MAX_RUNNING);
+/// Places for [`MAX_RUNNING`] plugins. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Semaphore>);
+
+impl Places {
+    /// Those of this process, which all providers share unless they are told otherwise.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        static PLACES: LazyLock<Places> = LazyLock::new(Places::default);
+        PLACES.clone()
+    }
+}
+
+/// New ones, shared with nobody.
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_RUNNING)))
+    }
+}
 
 /// What is run, and how far it may go.
 pub struct Run<'a> {
+    /// Where there must be room for it.
+    pub places: &'a Places,
     /// The program, from [`find_program`].
     pub program: &'a Path,
     /// Its arguments: never a secret, everybody can read them.
@@ -133,10 +152,20 @@ pub fn find_program(path: &Path) -> Result<PathBuf, CredentialError> {
         return check_program(&absolute).map(|()| absolute);
     }
     if path.as_os_str().is_empty() {
-        return Err(wrong("a plugin has a name".into()));
+        return Err(wrong("the plugin's name is empty: name a program".into()));
     }
     let dirs = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     find_in(path, std::env::split_paths(&dirs))
+}
+
+/// [`find_program`] off the threads that drive connections: the program may be on a file system that hangs.
+///
+/// # Errors
+/// As [`find_program`].
+pub async fn look_for(path: PathBuf) -> Result<PathBuf, CredentialError> {
+    tokio::task::spawn_blocking(move || find_program(&path))
+        .await
+        .map_err(|_| CredentialError::Unavailable("the plugin was not looked for".into()))?
 }
 
 /// A bare name in the directories of PATH. Relative ones do not count: what is run must not depend on the working directory.
@@ -209,7 +238,7 @@ pub fn environment(names: &[String]) -> Vec<(OsString, OsString)> {
 pub async fn run(run: Run<'_>) -> Result<Ran, CredentialError> {
     let name = run.program.display();
     let deadline = Instant::now() + run.limit;
-    let place = timeout_at(deadline, RUNNING.acquire()).await;
+    let place = timeout_at(deadline, Arc::clone(&run.places.0).acquire_owned()).await;
     let place = place.map_err(|_| {
         CredentialError::Unavailable(format!(
             "{MAX_RUNNING} plugins are running and none ended: {name} waited"
@@ -225,7 +254,7 @@ pub async fn run(run: Run<'_>) -> Result<Ran, CredentialError> {
     }
 }
 
-async fn exchange(run: &Run<'_>, place: SemaphorePermit<'static>) -> Result<Ran, CredentialError> {
+async fn exchange(run: &Run<'_>, place: OwnedSemaphorePermit) -> Result<Ran, CredentialError> {
     let name = run.program.display();
     let internal = |e: io::Error| CredentialError::Unavailable(format!("{name} cannot be talked to: {e}"));
     let started = start(run, place).await.map_err(|error| cannot_start(run.program, &error))?;
@@ -322,8 +351,10 @@ struct Started {
     group: Group,
 }
 
-async fn start(run: &Run<'_>, place: SemaphorePermit<'static>) -> io::Result<Started> {
-    no_cores();
+async fn start(run: &Run<'_>, place: OwnedSemaphorePermit) -> io::Result<Started> {
+    if let Err(error) = hardening::limit_cores() {
+        tracing::warn!(%error, "cannot turn off core files of plugins");
+    }
     let mut command = Command::new(run.program);
     command.args(run.args).env_clear().envs(run.env.iter().map(|(name, value)| (name, value)));
     command.current_dir("/").process_group(0);
@@ -395,19 +426,6 @@ fn wait_without_reaping(leader: Pid) -> Option<ExitStatus> {
             Err(_) => return None,
         }
     }
-}
-
-/// Core dumps of plugins hold secrets. Limits are inherited, and this process holds secrets too, so it sets its own.
-///
-/// One byte and not zero: with a pipe in `core_pattern` the kernel goes by no other value (`do_coredump`), and no core fits in it.
-fn no_cores() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
-            // Lowering a soft limit is always allowed.
-            let _ = setrlimit(Resource::RLIMIT_CORE, hard.min(1), hard);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ impl CredentialProvider for InProcess {
     fn version(&self) -> u64 {
         self.request.version()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 #[cfg(test)]
@@ -60,7 +63,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::super::Credential;
-    use super::super::request::tests::{request_json, write_request};
+    use super::super::request::tests::{request_json, request_of, write_request};
     use super::*;
 
     fn asked(registry: &str) -> CredentialRequest {
@@ -94,6 +97,20 @@ mod tests {
         let error = provider.credential(&asked("r.example.com")).await.unwrap_err();
         assert!(
             matches!(&error, CredentialError::Malformed(why) if why.contains("request.json")),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_of_just_1_mib() {
+        let dir = TempDir::new().unwrap();
+        let provider = over(&dir, &request_of("pl4nted-p", 1 << 20));
+        let answer = provider.credential(&asked("r.example.com")).await.unwrap();
+        assert!(matches!(answer.credential, Credential::Basic { .. }));
+        write_request(&dir.path().join("request.json"), &request_of("pl4nted-p", (1 << 20) + 1));
+        let error = provider.credential(&asked("r.example.com")).await.unwrap_err();
+        assert!(
+            matches!(&error, CredentialError::Malformed(why) if why.contains("larger than 1 MiB")),
             "{error:?}"
         );
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::exec::{self, Run};
+use super::exec::{self, Places, Run};
 use super::provider::{Answer, AnswerFuture};
 use super::server::fold;
 use super::{CredentialError, CredentialProvider, CredentialRequest, value};
@@ -36,6 +36,7 @@ pub struct KubeletPlugin {
     program: PathBuf,
     env: Vec<String>,
     cache: Mutex<Cache>,
+    places: Places,
 }
 
 /// What the plugin is told. Not the service account members: they are of pods.
@@ -53,7 +54,12 @@ impl KubeletPlugin {
     /// # Errors
     /// [`CredentialError::Configuration`]: no such file, not executable.
     pub fn open(path: &Path, env: &[String]) -> Result<Self, CredentialError> {
-        Ok(Self { program: exec::find_program(path)?, env: env.to_vec(), cache: Mutex::default() })
+        Ok(Self {
+            program: exec::find_program(path)?,
+            env: env.to_vec(),
+            cache: Mutex::default(),
+            places: Places::of_this_process(),
+        })
     }
 
     async fn ask(&self, image: &str) -> Result<Response, CredentialError> {
@@ -63,6 +69,7 @@ impl KubeletPlugin {
             .map_err(|error| CredentialError::Broken(format!("the request to {source}: {error}")))?;
         let env = exec::environment(&self.env);
         let ran = exec::run(Run {
+            places: &self.places,
             program: &self.program,
             args: &[],
             env: &env,

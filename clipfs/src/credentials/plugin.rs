@@ -19,7 +19,7 @@ use credplugin::{
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::exec::{self, Ran, Run};
+use super::exec::{self, Places, Ran, Run};
 use super::provider::{Answer, AnswerFuture};
 use super::request::{self, RequestFile};
 use super::scrub::Scrubber;
@@ -35,6 +35,7 @@ pub struct ClipfsPlugin {
     request: Option<Arc<RequestFile>>,
     endpoints: Endpoints,
     limit: Duration,
+    places: Places,
 }
 
 impl ClipfsPlugin {
@@ -48,13 +49,19 @@ impl ClipfsPlugin {
         endpoints: Endpoints,
     ) -> Result<Self, CredentialError> {
         let program = exec::find_program(path)?;
-        Ok(Self { program, request: request.map(Arc::new), endpoints, limit: LIMIT })
+        Ok(Self {
+            program,
+            request: request.map(Arc::new),
+            endpoints,
+            limit: LIMIT,
+            places: Places::of_this_process(),
+        })
     }
 
     async fn ask(&self, asked: &CredentialRequest) -> Result<Answer, CredentialError> {
         let began = Instant::now();
         // It may have gone since it was opened: then the reason is told better than by a failed start.
-        exec::find_program(&self.program)?;
+        exec::look_for(self.program.clone()).await?;
         let read = match &self.request {
             Some(request) => Some(super::in_process::read(request).await?),
             None => None,
@@ -62,6 +69,7 @@ impl ClipfsPlugin {
         let (bytes, request) = read.map(|read| (read.bytes, read.request)).unzip();
         let question = self.question(asked, bytes)?;
         let run = Run {
+            places: &self.places,
             program: &self.program,
             args: &["get"],
             env: &[],
@@ -93,7 +101,11 @@ impl ClipfsPlugin {
             endpoints: Some(self.endpoints.clone()),
             container_request,
         };
-        question.write().map_err(|error| CredentialError::Malformed(error.message))
+        // Nothing but the request is of a size to speak of.
+        question.write().map_err(|error| match &self.request {
+            Some(request) => request.malformed(&format!("too long for a plugin: {}", error.message)),
+            None => CredentialError::Malformed(error.message),
+        })
     }
 }
 
@@ -108,6 +120,9 @@ impl CredentialProvider for ClipfsPlugin {
         request::version_of(&self.program).hash(&mut hasher);
         hasher.finish()
     }
+
+    /// Nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// What it takes to judge a reply.
@@ -196,15 +211,13 @@ impl Reading<'_> {
         if ours { Err(refused("build_registry_credentials for this registry")) } else { Ok(()) }
     }
 
+    /// Without anything that the plugin was given.
     fn scrubbed(&self, message: &str) -> String {
-        let credentials: &[&str] = match self.request {
-            Some(request) => &[
-                request.image_credentials.expose_secret(),
-                request.build_registry_credentials.expose_secret(),
-            ],
-            None => &[],
+        let scrubber = match self.request {
+            Some(request) => Scrubber::of_request(&request.to_json(), &self.asked.registry),
+            None => Scrubber::default(),
         };
-        Scrubber::of(credentials).line(message)
+        scrubber.line(message)
     }
 
     fn broken(&self, what: &str) -> CredentialError {

@@ -30,8 +30,8 @@ pub trait CredentialProvider: Send + Sync + std::fmt::Debug {
     }
 
     /// The registry refused what was last answered to this: a provider that keeps answers forgets it, so that the next ask
-    /// goes to the source.
-    fn refused(&self, _request: &CredentialRequest) {}
+    /// goes to the source. Without a default, so that nobody who wraps a provider swallows it.
+    fn refused(&self, request: &CredentialRequest);
 }
 
 /// Always anonymous: for images that need no credentials.
@@ -42,6 +42,8 @@ impl CredentialProvider for Anonymous {
     fn credential<'a>(&'a self, _request: &'a CredentialRequest) -> AnswerFuture<'a> {
         Box::pin(async { Ok(Answer { credential: Credential::Anonymous, valid_for: None }) })
     }
+
+    fn refused(&self, _request: &CredentialRequest) {}
 }
 
 /// One credential for one registry; other registries get [`CredentialError::NotFound`].
@@ -66,4 +68,6 @@ impl CredentialProvider for Static {
             }
         })
     }
+
+    fn refused(&self, _request: &CredentialRequest) {}
 }

@@ -13,17 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use credplugin::ContainerRequest;
+use credplugin::request::MAX_REQUEST;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::CredentialError;
-
-/// Largest request: the question that it is put into has room for names and endpoints besides.
-pub const MAX_REQUEST_FILE: usize = credplugin::request::MAX_REQUEST - ENVELOPE;
-
-/// Room for what stands around a request in a plugin's question.
-const ENVELOPE: usize = 16 << 10;
 
 /// How long a writer in place gets to finish, once.
 const REWRITE_PAUSE: Duration = Duration::from_millis(50);
@@ -55,7 +50,7 @@ impl RequestFile {
     /// Opens and checks a request. Blocking.
     ///
     /// # Errors
-    /// [`CredentialError::Configuration`]: the file cannot be read. [`CredentialError::Malformed`]: it is no ContainerRequest. Both
+    /// [`CredentialError::Configuration`]: the file cannot be read, or others may write it. [`CredentialError::Malformed`]: it is no ContainerRequest. Both
     /// name the file.
     pub fn open(path: &Path) -> Result<Self, CredentialError> {
         let file = Self { path: path.to_owned(), warned: AtomicBool::new(false) };
@@ -92,9 +87,9 @@ impl RequestFile {
         let unreadable = |error: io::Error| self.wrong(&error.to_string());
         let file = self.open_regular()?;
         let before = file.metadata().map_err(unreadable)?;
-        self.warn_if_readable(&before);
+        self.check_mode(&before)?;
         // One allocation: a buffer that grows leaves copies of secrets behind.
-        let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST_FILE + 1]);
+        let mut bytes = Zeroizing::new(vec![0; MAX_REQUEST + 1]);
         let mut filled = 0;
         loop {
             match (&file).read(&mut bytes[filled..]) {
@@ -104,8 +99,8 @@ impl RequestFile {
                 Err(error) => return Err(unreadable(error)),
             }
         }
-        if filled > MAX_REQUEST_FILE {
-            return Err(self.malformed(&format!("larger than {} KiB", MAX_REQUEST_FILE >> 10)));
+        if filled > MAX_REQUEST {
+            return Err(self.malformed(&format!("larger than {} MiB", MAX_REQUEST >> 20)));
         }
         bytes.truncate(filled);
         let request = ContainerRequest::parse(&bytes).map_err(|error| self.malformed(&error.message))?;
@@ -129,25 +124,36 @@ impl RequestFile {
         }
     }
 
-    /// Once: it holds secrets, and others can read it. A file without a name (a memory file) is out of their reach.
-    fn warn_if_readable(&self, found: &Metadata) {
+    /// Whoever may write it may replace the credentials: refused. Whoever may read it has them: told once. A file without a name
+    /// (a memory file) is out of the reach of others.
+    fn check_mode(&self, found: &Metadata) -> Result<(), CredentialError> {
+        if found.nlink() == 0 {
+            return Ok(());
+        }
         let foreign = found.uid() != 0 && found.uid() != geteuid().as_raw();
-        let open = found.mode() & 0o077 != 0;
-        if found.nlink() > 0 && (foreign || open) && !self.warned.swap(true, Ordering::Relaxed) {
+        let mode = found.mode() & 0o7777;
+        if foreign || mode & 0o022 != 0 {
+            let who = if foreign { format!("its owner, user {},", found.uid()) } else { "anyone".into() };
+            return Err(self.wrong(&format!(
+                "{who} may replace the credentials (mode {mode:04o}): chown root, chmod 0600"
+            )));
+        }
+        if mode & 0o077 != 0 && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 path = %self.path.display(),
-                mode = format!("{:o}", found.mode() & 0o7777),
-                owner = found.uid(),
+                mode = format!("{mode:o}"),
                 "the container request holds secrets and is open to others: give it mode 0600"
             );
         }
+        Ok(())
     }
 
     fn wrong(&self, reason: &str) -> CredentialError {
         CredentialError::Configuration(format!("container request {}: {reason}", self.path.display()))
     }
 
-    fn malformed(&self, reason: &str) -> CredentialError {
+    /// The file's content cannot be used.
+    pub(super) fn malformed(&self, reason: &str) -> CredentialError {
         CredentialError::Malformed(format!("{}: {reason}", self.path.display()))
     }
 }

@@ -1,19 +1,49 @@
 //! Takes secrets out of a plugin's words, so that an operator can be told them.
 //!
-//! A plugin is told the request's credentials and may repeat them in its complaint: as they are, or as they stand in URLs,
-//! headers and JSON. Only what the request holds can be recognised; besides, whatever looks like a token is taken out.
+//! A plugin is told the whole request (its credentials, but also environments, keys of buckets, configurations) and may repeat any
+//! of it in its complaint: as it is, or as it stands in URLs, headers and JSON. So every string of the request goes but for names
+//! that tell what the complaint is about. Only what the request holds can be recognised; besides, whatever looks like a token is
+//! taken out.
 
 use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 /// What stands for a secret.
 const MARK: &str = "[…]";
 
-/// Shorter values are words that occur in any sentence.
+/// Shorter values are words that occur in any sentence: only credentials that short are taken out, and only where they stand alone.
 const MIN_SECRET: usize = 4;
+
+/// What is looked at of a message: more than is told, and little enough to look for every string of a request in it.
+const MAX_MESSAGE: usize = 2 << 10;
+
+/// Of a request with more strings nothing is told: they cannot be looked for in no time.
+const MAX_SECRETS: usize = 2048;
+
+/// Fields of a request that name things: no secrets, and what an operator looks for in a log.
+const IDENTITIES: [&str; 10] = [
+    "container_id",
+    "image_id",
+    "stub_id",
+    "workspace_id",
+    "app_id",
+    "machine_id",
+    "task_id",
+    "hostname",
+    "timestamp",
+    "checkpoint_trigger",
+];
+
+/// Likewise of the workspace and the stub.
+const IDENTITIES_INSIDE: [&str; 4] = ["id", "external_id", "name", "type"];
+
+/// Fields that are credentials whatever their length.
+const CREDENTIALS: [&str; 5] =
+    ["image_credentials", "build_registry_credentials", "source_image_creds", "build_secrets", "signing_key"];
 
 /// Longest line that is told, in characters.
 const MAX_LINE: usize = 300;
@@ -25,65 +55,132 @@ const TOKEN_RUN: usize = 48;
 const MAX_NESTING: u32 = 8;
 
 /// What must not be told.
+#[derive(Default)]
 pub(super) struct Scrubber {
     secrets: Vec<Zeroizing<String>>,
+    /// Credentials too short to be looked for within words.
+    words: Vec<Zeroizing<String>>,
+    /// A registry's name is none, wherever it stands.
+    registry: String,
 }
 
 impl Scrubber {
-    /// Of the credentials of a request: each in any of its forms.
-    pub(super) fn of(credentials: &[&str]) -> Self {
-        let mut scrubber = Self { secrets: Vec::new() };
-        for text in credentials {
-            scrubber.collect(text, 0);
+    /// Of a whole request as JSON, for a question about this registry.
+    pub(super) fn of_request(request: &str, registry: &str) -> Self {
+        let mut scrubber = Self { registry: registry.to_owned(), ..Self::default() };
+        match serde_json::from_str(request) {
+            Ok(Value::Object(members)) => {
+                for (key, value) in members {
+                    scrubber.collect_field(&key, value);
+                }
+            }
+            _ => scrubber.collect(request, 0, true),
         }
-        // The longest first, so that what is part of another leaves nothing of it.
-        scrubber.secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        scrubber.secrets.dedup();
-        scrubber
+        scrubber.sorted()
     }
 
-    fn collect(&mut self, text: &str, depth: u32) {
-        self.add(text);
-        if depth >= MAX_NESTING {
-            return;
+    /// Of credentials alone: each in any of its forms.
+    #[cfg(test)]
+    pub(super) fn of(credentials: &[&str]) -> Self {
+        let mut scrubber = Self::default();
+        for text in credentials {
+            scrubber.collect(text, 0, true);
         }
-        if let Ok(value) = serde_json::from_str::<serde_json::Value>(text) {
-            self.collect_json(value, depth);
+        scrubber.sorted()
+    }
+
+    fn sorted(mut self) -> Self {
+        // The longest first, so that what is part of another leaves nothing of it.
+        for found in [&mut self.secrets, &mut self.words] {
+            found.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+            found.dedup();
+        }
+        self
+    }
+
+    fn collect_field(&mut self, key: &str, value: Value) {
+        let is_credential = CREDENTIALS.contains(&key);
+        match value {
+            _ if IDENTITIES.contains(&key) => {}
+            Value::String(text) if is_credential => self.collect(&Zeroizing::new(text), 0, true),
+            Value::Object(members) => {
+                let named = key == "workspace" || key == "stub";
+                for (inner, value) in members {
+                    if !(named && IDENTITIES_INSIDE.contains(&inner.as_str())) && inner != "source_image" {
+                        self.collect_field(&inner, value);
+                    }
+                }
+            }
+            Value::Array(items) => items.into_iter().for_each(|item| self.collect_field(key, item)),
+            Value::String(text) => self.collect_plain(&Zeroizing::new(text)),
+            Value::Number(_) | Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    /// A string that may be a secret, or hold one: `NAME=value`, a URL with a password.
+    fn collect_plain(&mut self, text: &str) {
+        self.collect(text, 1, false);
+        let value = text.split_once('=').map_or(text, |(_, value)| value);
+        if value.len() < text.len() {
+            self.collect(value, 1, false);
+        }
+        let userinfo = value.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+        if let Some((userinfo, _)) = userinfo {
+            userinfo.split(':').for_each(|part| self.add(part, false));
+        }
+    }
+
+    fn collect(&mut self, text: &str, depth: u32, is_credential: bool) {
+        let value = (depth < MAX_NESTING).then(|| serde_json::from_str::<Value>(text).ok()).flatten();
+        let is_document = matches!(value, Some(Value::Object(_) | Value::Array(_)));
+        self.add(text, is_credential && !is_document);
+        if let Some(value) = value {
+            self.collect_json(value, depth, is_credential);
         } else if let Some((user, password)) = text.split_once(':')
             && depth == 0
         {
-            self.add(user);
-            self.add(password);
+            self.add(user, is_credential);
+            self.add(password, is_credential);
+        } else if let Some((_, value)) = text.split_once('=')
+            && depth == 0
+        {
+            self.add(value, is_credential);
         }
         // Of a key in lines, each line.
         if text.contains('\n') {
-            text.lines().for_each(|line| self.add(line.trim()));
+            text.lines().for_each(|line| self.add(line.trim(), false));
         }
     }
 
-    fn collect_json(&mut self, value: serde_json::Value, depth: u32) {
-        use serde_json::Value;
+    fn collect_json(&mut self, value: Value, depth: u32, is_credential: bool) {
         match value {
-            Value::String(text) => self.collect(&Zeroizing::new(text), depth + 1),
-            Value::Array(items) => items.into_iter().for_each(|item| self.collect_json(item, depth)),
+            Value::String(text) => self.collect(&Zeroizing::new(text), depth + 1, is_credential),
+            Value::Array(items) => {
+                items.into_iter().for_each(|item| self.collect_json(item, depth, is_credential));
+            }
             Value::Object(members) => {
                 // The wrapped form's own words are no secrets, and complaints name them.
                 let wrapped = depth == 0 && members.contains_key("credentials");
                 for (key, value) in members {
                     if !(wrapped && (key == "registry" || key == "type")) {
-                        self.collect_json(value, depth);
+                        self.collect_json(value, depth, is_credential);
                     }
                 }
             }
-            Value::Number(number) => self.add(&number.to_string()),
+            Value::Number(number) => self.add(&number.to_string(), is_credential),
             Value::Null | Value::Bool(_) => {}
         }
     }
 
-    fn add(&mut self, secret: &str) {
+    fn add(&mut self, secret: &str, is_credential: bool) {
+        if secret == self.registry {
+            return;
+        }
         let mut add = |text: String| {
             if text.len() >= MIN_SECRET {
                 self.secrets.push(Zeroizing::new(text));
+            } else if is_credential && !text.is_empty() {
+                self.words.push(Zeroizing::new(text));
             }
         };
         add(secret.to_owned());
@@ -100,8 +197,13 @@ impl Scrubber {
 
     /// One printable line of at most 300 characters, without secrets.
     pub(super) fn line(&self, message: &str) -> String {
+        if self.secrets.len() > MAX_SECRETS {
+            return "its words are not repeated: the request has too many strings to look for all of them"
+                .into();
+        }
+        let message: Zeroizing<String> = Zeroizing::new(message.chars().take(MAX_MESSAGE).collect());
         // Once before characters are dropped, once after: dropping may join what was apart.
-        let folded = fold(&self.without_secrets(message));
+        let folded = fold(&self.without_secrets(&message));
         let line = self.without_secrets(&folded);
         if line.is_empty() {
             return "no reason given".into();
@@ -128,8 +230,17 @@ impl Scrubber {
                 found.extend(hits.map(|hit| whole_run(text, hit)));
             }
         }
+        for word in &self.words {
+            let hits = text.match_indices(word.as_str()).map(|(at, hit)| at..at + hit.len());
+            found.extend(hits.filter(|hit| stands_alone(text, hit)));
+        }
         replace(text, found)
     }
+}
+
+/// Whether neither a letter nor a digit is next to it.
+fn stands_alone(text: &str, hit: &Range<usize>) -> bool {
+    !text[..hit.start].ends_with(char::is_alphanumeric) && !text[hit.end..].starts_with(char::is_alphanumeric)
 }
 
 /// Text whose percent escapes are taken out, with the place where each byte came from.

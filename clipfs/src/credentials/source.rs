@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use credplugin::Endpoints;
 
@@ -94,7 +95,7 @@ impl FromStr for PluginSpec {
             _ => (Self::Clipfs, text),
         };
         if path.is_empty() {
-            return Err("a credential plugin has a path".into());
+            return Err(format!("the credential plugin {text:?} names no file"));
         }
         Ok(kind(path.into()))
     }
@@ -132,6 +133,13 @@ pub struct CredentialSource {
 }
 
 impl CredentialSource {
+    /// The error of a source that has said nothing for so long.
+    #[must_use]
+    pub fn silent(&self, waited: Duration) -> CredentialError {
+        let who = if self.plugin.is_some() { "the credential plugin" } else { "the token endpoint" };
+        CredentialError::Unavailable(format!("{who} did not answer within {} s", waited.as_secs_f32()))
+    }
+
     /// Opens the source: checks what can be checked without asking for anything.
     ///
     /// # Errors
@@ -187,6 +195,12 @@ mod tests {
         for (text, expected) in table {
             let parsed = text.parse::<PluginSpec>().map_err(drop);
             assert_eq!(parsed, expected, "{text}");
+            if let Err(error) = text.parse::<PluginSpec>() {
+                assert!(
+                    error.contains(&format!("{text:?}")) || error.contains("\"helm\""),
+                    "names it: {error}"
+                );
+            }
             if let Ok(spec) = parsed {
                 assert_eq!(spec.to_string().parse(), Ok(spec));
             }

@@ -1,7 +1,9 @@
-//! Counts how a mount's questions for credentials end.
+//! Counts how a mount's questions for credentials end, and waits longer for these than for a registry.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::credentials::provider::AnswerFuture;
 use crate::credentials::{CredentialError, CredentialProvider, CredentialRequest};
@@ -32,19 +34,62 @@ const fn result(error: &CredentialError) -> usize {
     }
 }
 
-/// Questions by their end.
+/// Questions by their end, and those that have none yet.
 #[derive(Debug, Default)]
-pub(super) struct Counts([AtomicU64; RESULTS.len()]);
+pub(super) struct Counts {
+    ended: [AtomicU64; RESULTS.len()],
+    open: AtomicU64,
+}
 
 impl Counts {
     /// Every result with its count.
     pub(super) fn by_result(&self) -> Vec<(&'static str, u64)> {
-        RESULTS.into_iter().zip(self.0.iter().map(|count| count.load(Relaxed))).collect()
+        RESULTS.into_iter().zip(self.ended.iter().map(|count| count.load(Relaxed))).collect()
     }
 
-    /// All questions.
+    /// All questions that have ended.
     pub(super) fn total(&self) -> u64 {
-        self.0.iter().map(|count| count.load(Relaxed)).sum()
+        self.ended.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Whether somebody is being asked for credentials now.
+    pub(super) fn is_asking(&self) -> bool {
+        self.open.load(Relaxed) > 0
+    }
+
+    /// Waits for work that asks a registry, and maybe for credentials before that: for the registry one `turn`, for credentials
+    /// as long as who answers may take. `late` is told after every turn that was spent on these. `None`: the registry is silent.
+    pub(super) async fn wait<T>(
+        &self,
+        work: impl Future<Output = T>,
+        turn: Duration,
+        mut late: impl FnMut(),
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(turn, &mut work).await {
+                Ok(done) => return Some(done),
+                // Dropping the work would kill a plugin that is slow, and the next one, for ever.
+                Err(_) if self.is_asking() => late(),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A question that has no end yet. Dropped with it, or when nobody waits for the answer any more.
+struct Open<'a>(&'a Counts);
+
+impl<'a> Open<'a> {
+    fn new(counts: &'a Counts) -> Self {
+        counts.open.fetch_add(1, Relaxed);
+        Self(counts)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -60,8 +105,10 @@ pub(super) struct Counted {
 impl CredentialProvider for Counted {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
         Box::pin(async move {
+            let open = Open::new(&self.counts);
             let answer = self.inner.credential(request).await;
-            self.counts.0[answer.as_ref().map_or_else(result, |_| 0)].fetch_add(1, Relaxed);
+            drop(open);
+            self.counts.ended[answer.as_ref().map_or_else(result, |_| 0)].fetch_add(1, Relaxed);
             answer
         })
     }
@@ -69,12 +116,80 @@ impl CredentialProvider for Counted {
     fn version(&self) -> u64 {
         self.inner.version()
     }
+
+    fn refused(&self, request: &CredentialRequest) {
+        self.inner.refused(request);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use super::*;
+    use crate::credentials::provider::Answer;
     use crate::credentials::{Credential, Static};
+
+    fn asked(registry: &str) -> CredentialRequest {
+        CredentialRequest { registry: registry.into(), image: String::new(), scope: String::new() }
+    }
+
+    /// Takes its time, and remembers what it was told.
+    #[derive(Debug, Default)]
+    struct Slow {
+        takes: Duration,
+        begun: AtomicU32,
+        refusals: AtomicU32,
+    }
+
+    impl CredentialProvider for Slow {
+        fn credential<'a>(&'a self, _: &'a CredentialRequest) -> AnswerFuture<'a> {
+            Box::pin(async {
+                self.begun.fetch_add(1, Relaxed);
+                tokio::time::sleep(self.takes).await;
+                Ok(Answer { credential: Credential::Anonymous, valid_for: None })
+            })
+        }
+
+        fn version(&self) -> u64 {
+            7
+        }
+
+        fn refused(&self, _: &CredentialRequest) {
+            self.refusals.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn slow(takes: Duration) -> (Arc<Slow>, Counted) {
+        let inner = Arc::new(Slow { takes, ..Slow::default() });
+        let counted = Counted { inner: inner.clone(), counts: Arc::default() };
+        (inner, counted)
+    }
+
+    #[test]
+    fn everything_is_passed_on() {
+        let (inner, counted) = slow(Duration::ZERO);
+        counted.refused(&asked("r.example"));
+        assert_eq!((inner.refusals.load(Relaxed), counted.version()), (1, 7));
+    }
+
+    #[tokio::test]
+    async fn credentials_are_waited_for_longer_than_registries() {
+        let turn = Duration::from_millis(20);
+        let (inner, counted) = slow(turn * 5);
+        let request = asked("r.example");
+        let mut late = 0;
+        let answered = counted.counts.wait(counted.credential(&request), turn, || late += 1).await;
+        assert!(answered.is_some_and(|answer| answer.is_ok()) && late > 0, "{late}");
+        assert_eq!((inner.begun.load(Relaxed), counted.counts.is_asking()), (1, false), "asked once");
+
+        let silent = std::future::pending::<()>();
+        assert!(counted.counts.wait(silent, turn, || panic!("nobody is asked")).await.is_none());
+
+        let (_, counted) = slow(Duration::from_secs(3600));
+        let given_up = tokio::time::timeout(turn, counted.credential(&request)).await;
+        assert!(given_up.is_err() && !counted.counts.is_asking(), "nobody is asked any more");
+    }
 
     #[tokio::test]
     async fn answers_are_counted_by_their_kind() {
@@ -82,8 +197,7 @@ mod tests {
         let inner = Static { registry: "r.example".into(), credential: Credential::Anonymous };
         let counted = Counted { inner: Arc::new(inner), counts: Arc::clone(&counts) };
         for (registry, times) in [("r.example", 2), ("other.example", 1)] {
-            let request =
-                CredentialRequest { registry: registry.into(), image: String::new(), scope: String::new() };
+            let request = asked(registry);
             for _ in 0..times {
                 let answer = counted.credential(&request).await;
                 assert_eq!(answer.is_ok(), registry == "r.example");

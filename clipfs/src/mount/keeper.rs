@@ -13,14 +13,15 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::SigSet;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::sentence;
 use super::protocol::{MountFlags, MountRequest, Mounted, ServerDocument, ServerReport, State};
 use super::rundir::{KeeperState, Lock, RunDir};
 use super::unmount::{Attempt, RETRY, abort, attempt};
-use super::{MountError, mountinfo};
+use super::{MountError, handover, mountinfo};
 use crate::exit;
 use crate::index::IndexError;
 
@@ -40,6 +41,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "262144")];
 /// The log in the run directory, which is memory, is emptied when it is longer.
 const MAX_LOG: u64 = 16 << 20;
+/// What the server may take longer than the limit of a mount: the limit is also that of its source of credentials, and it is the server
+/// that can say so.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// How often the log's length is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
@@ -74,9 +78,11 @@ fn mounted(
 ) -> Result<(), MountError> {
     // Held until the end.
     let index = open_index(&request.server.index)?;
-    let held_index = below_proc(&index);
-    let held_request = held.map(below_proc);
-    let document = ServerDocument { config: request.server.clone(), held_index, held_request };
+    let document = ServerDocument {
+        config: request.server.clone(),
+        mount_timeout: request.mount_timeout,
+        holds_request: held.is_some(),
+    };
     dir.write(&dir.server_config(), &document)?;
     heal(&request.mountpoint)?;
     let fuse = open_fuse()?;
@@ -88,7 +94,8 @@ fn mounted(
     let runtime = runtime.map_err(|source| MountError::Spawn { what: "keeper", source });
     let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            let mut keeper = Keeper::new(request, dir, fuse, device.clone())?;
+            let given = Given { fuse, index, request: held };
+            let mut keeper = Keeper::new(request, dir, given, device.clone())?;
             let result = keeper.keep(ready).await;
             keeper.kill_server().await;
             result
@@ -115,11 +122,6 @@ fn heal(mountpoint: &Path) -> Result<(), MountError> {
         return Err(MountError::AlreadyMounted(mountpoint.to_owned()));
     }
     attempt(mountpoint, &top.device, true).map(drop).map_err(failed)
-}
-
-/// The name by which a server opens what this process holds.
-fn below_proc(file: &impl AsRawFd) -> PathBuf {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 fn open_index(path: &Path) -> Result<File, MountError> {
@@ -195,10 +197,19 @@ impl Signals {
     }
 }
 
+/// What every server is given.
+struct Given<'a> {
+    /// The connection.
+    fuse: File,
+    index: File,
+    /// The ContainerRequest, where it is in memory.
+    request: Option<&'a OwnedFd>,
+}
+
 /// The server process of the moment.
 struct Server {
     child: Child,
-    report: tokio::io::Lines<BufReader<ChildStdout>>,
+    report: tokio::io::Lines<BufReader<UnixStream>>,
     started: Instant,
     served: bool,
 }
@@ -206,7 +217,7 @@ struct Server {
 struct Keeper<'a> {
     request: &'a MountRequest,
     dir: &'a RunDir,
-    fuse: File,
+    given: Given<'a>,
     signals: Signals,
     server: Server,
     device: String,
@@ -216,13 +227,13 @@ impl<'a> Keeper<'a> {
     fn new(
         request: &'a MountRequest,
         dir: &'a RunDir,
-        fuse: File,
+        given: Given<'a>,
         device: String,
     ) -> Result<Self, MountError> {
         let spawn = |what, source| MountError::Spawn { what, source };
         let signals = Signals::new().map_err(|e| spawn("keeper", e))?;
-        let server = start(dir, &fuse).map_err(|e| spawn("server", e))?;
-        Ok(Self { request, dir, fuse, signals, server, device })
+        let server = start(dir, &given).map_err(|e| spawn("server", e))?;
+        Ok(Self { request, dir, given, signals, server, device })
     }
 
     fn server_pid(&self) -> u32 {
@@ -236,7 +247,7 @@ impl<'a> Keeper<'a> {
 
     /// Whether the connection still has a mount (or open files of a detached one) at its other end.
     fn connected(&self) -> bool {
-        let mut fds = [PollFd::new(self.fuse.as_fd(), PollFlags::empty())];
+        let mut fds = [PollFd::new(self.given.fuse.as_fd(), PollFlags::empty())];
         match nix::poll::poll(&mut fds, PollTimeout::ZERO) {
             Ok(0) | Err(_) => true,
             Ok(_) => !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
@@ -246,7 +257,7 @@ impl<'a> Keeper<'a> {
     async fn keep(&mut self, ready: impl FnOnce(&Mounted) -> io::Result<()>) -> Result<(), MountError> {
         let path = self.request.mountpoint.clone();
         let limit = self.request.mount_timeout;
-        let state = tokio::time::timeout(limit, self.first_start()).await;
+        let state = tokio::time::timeout(limit + LAST_WORD, self.first_start()).await;
         let state = state.unwrap_or(Err(MountError::Timeout { path: path.clone(), after: limit }))?;
         let mut kept = self.describe();
         self.dir.write_state(&kept)?;
@@ -297,7 +308,7 @@ impl<'a> Keeper<'a> {
                     () = self.signals.stop() => if self.stop().await? { return Ok(()) },
                 }
             }
-            match start(self.dir, &self.fuse) {
+            match start(self.dir, &self.given) {
                 Ok(server) => self.server = server,
                 Err(error) => {
                     // Counts as a failed start: the old, dead server is waited for once more.
@@ -428,17 +439,20 @@ fn this_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// Starts a server: the connection is its standard input, its word to us its standard output, the log its standard error.
-fn start(dir: &RunDir, fuse: &File) -> io::Result<Server> {
-    let mut child = Command::new(this_program())
+/// Starts a server: the connection is its standard input, the socket for its word to us its standard output, the log its standard
+/// error.
+fn start(dir: &RunDir, given: &Given<'_>) -> io::Result<Server> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    handover::give(&ours, &given.index, given.request)?;
+    let child = Command::new(this_program())
         .arg0("clipfs")
         .arg(SERVER_COMMAND)
         .arg(dir.path())
         .envs(MALLOC)
-        .stdin(Stdio::from(fuse.try_clone()?))
-        .stdout(Stdio::piped())
+        .stdin(Stdio::from(given.fuse.try_clone()?))
+        .stdout(OwnedFd::from(theirs))
         .spawn()?;
-    let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
-    let report = BufReader::new(stdout).lines();
+    ours.set_nonblocking(true)?;
+    let report = BufReader::new(UnixStream::from_std(ours)?).lines();
     Ok(Server { child, report, started: Instant::now(), served: false })
 }

@@ -88,11 +88,10 @@ pub(crate) struct ServerDocument {
     /// What to serve.
     #[serde(flatten)]
     pub(crate) config: ServerConfig,
-    /// The keeper's open file of the clip index, below `/proc`: the same bytes as long as the keeper lives, whoever removes or
-    /// replaces the file.
-    pub(crate) held_index: PathBuf,
-    /// Likewise the ContainerRequest, where the keeper holds it in memory.
-    pub(crate) held_request: Option<PathBuf>,
+    /// Time for the source of credentials to answer before the mount serves.
+    pub(crate) mount_timeout: Duration,
+    /// Whether the ContainerRequest is in memory, and comes with the clip index: see [`super::handover`].
+    pub(crate) holds_request: bool,
 }
 
 /// A mount that serves.

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt as _;
@@ -19,12 +20,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::asked::Counts;
 use super::error::sentence;
-use super::hardening::harden;
+use super::handover;
 use super::metrics::{self, Numbers};
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::source::{is_passing, open_source, state_after};
 use super::status::{Answer, ServerCounters};
+use crate::credentials::harden;
 use crate::exit;
 use crate::fuse::ledger::Ledger;
 use crate::fuse::stats::{Histogram, Stats};
@@ -79,7 +81,8 @@ struct Served {
     metrics: Option<SocketAddr>,
 }
 
-/// Entry point of the hidden subcommand `server RUN_DIR`: serves the connection that is its standard input until the mount is gone.
+/// Entry point of the hidden subcommand `server RUN_DIR`: serves the connection that is its standard input until the mount is gone. Its
+/// standard output is a socket to the keeper.
 #[must_use]
 pub fn server_main(run_dir: &Path) -> ExitCode {
     let dir = RunDir::at(run_dir.to_owned());
@@ -102,8 +105,8 @@ pub fn server_main(run_dir: &Path) -> ExitCode {
     }
 }
 
-/// The connection (standard input) and the pipe to the keeper (standard output), both replaced by `/dev/null`.
-fn take_over() -> io::Result<(OwnedFd, File)> {
+/// The connection (standard input) and the socket to the keeper (standard output), both replaced by `/dev/null`.
+fn take_over() -> io::Result<(OwnedFd, UnixStream)> {
     let fuse = io::stdin().as_fd().try_clone_to_owned()?;
     let report = io::stdout().as_fd().try_clone_to_owned()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -112,13 +115,15 @@ fn take_over() -> io::Result<(OwnedFd, File)> {
     Ok((fuse, report.into()))
 }
 
-fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> {
-    let ServerDocument { mut config, held_index, held_request } =
+fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut UnixStream) -> Result<(), Refusal> {
+    let ServerDocument { mut config, mount_timeout, holds_request } =
         read_config(dir).map_err(|e| Refusal::of_io("reading the server's configuration", &e))?;
     super::logging::init(&config.log_level, config.log_json);
     harden();
-    // Held until the end: the keeper may die before this server does.
-    let _held_request = held_request.and_then(|path| hold_request(&mut config, path));
+    let held = handover::take(report, holds_request).map_err(|e| Refusal::of_io("starting", &e))?;
+    if held.request.is_some() {
+        config.credentials.request = held.request;
+    }
     raise_file_limit();
     let mut ledger = File::options();
     let ledger = ledger.create(true).truncate(false).read(true).write(true);
@@ -128,9 +133,9 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
         ledger.kernel_init().map_err(|e| Refusal::of_io("reading the handle ledger", &e))?.is_some();
     let runtime = runtime().map_err(|e| Refusal::of_io("starting threads", &e))?;
     let metrics = bind_metrics(&config, adopted)?;
-    let served =
-        runtime.block_on(prepare(&config, held_index, dir, ledger, adopted, runtime.handle().clone()))?;
-    let (mut served, filesystem) = served;
+    let start = Start { held_index: held.index, ledger, adopted, patience: mount_timeout };
+    let prepared = runtime.block_on(prepare(&config, dir, start, runtime.handle().clone()));
+    let (mut served, filesystem) = prepared?;
     served.metrics = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     // The first word on the connection: from here on requests are answered.
     let session = session::open(filesystem, fuse).map_err(|e| Refusal::of_io("FUSE handshake", &e))?;
@@ -164,15 +169,6 @@ fn serve(dir: &RunDir, fuse: OwnedFd, report: &mut File) -> Result<(), Refusal> 
     }
     runtime.shutdown_background();
     result.map_err(|e| Refusal::of_io("serving the mount", &e))
-}
-
-/// Opens the request that the keeper holds, under a name of our own. Where that fails the name stays, and opening the source
-/// says so: a request that cannot be read is never none.
-fn hold_request(config: &mut ServerConfig, path: PathBuf) -> Option<File> {
-    let held = File::open(&path).map_err(|error| tracing::warn!(%error, "cannot open the held request")).ok();
-    let name = held.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
-    config.credentials.request = Some(name.unwrap_or(path));
-    held
 }
 
 /// Takes the address of the metrics. One that cannot be had refuses the mount, now and not when somebody misses them; but a
@@ -221,18 +217,28 @@ fn runtime() -> io::Result<Runtime> {
     Ok(runtime)
 }
 
+/// How a server starts.
+struct Start {
+    /// The clip index that the keeper has open.
+    held_index: PathBuf,
+    ledger: Ledger,
+    /// Whether it takes over from another one.
+    adopted: bool,
+    /// How long the first one waits for credentials.
+    patience: Duration,
+}
+
 async fn prepare(
     config: &ServerConfig,
-    held_index: PathBuf,
     dir: &RunDir,
-    ledger: Ledger,
-    adopted: bool,
+    start: Start,
     runtime: tokio::runtime::Handle,
 ) -> Result<(Served, ClipFs), Refusal> {
+    let Start { held_index, ledger, adopted, patience } = start;
     let digest: Digest = config.digest.parse().map_err(|e| Refusal::new(&e, exit::DATA))?;
     let path = config.index.clone();
     let index = blocking(move || {
-        // Where the keeper's /proc is not ours, the path it is.
+        // Without a /proc the path it is.
         ClipIndex::open(&held_index).or_else(|_| ClipIndex::open(&path)).map_err(|e| {
             let code = exit::index(&e);
             Refusal { message: format!("{}: {}", path.display(), sentence(&e)), code }
@@ -256,7 +262,11 @@ async fn prepare(
     let mut unopened = None;
     let (source, state) = match source {
         Ok(Some(source)) => {
-            let state = first_state(&source, &digest, adopted).await?;
+            let state = match adopted {
+                // A server that takes over never refuses.
+                true => State::Ok,
+                false => First { source: &source, asked: &asked, config, patience }.state(&digest).await?,
+            };
             (Some(source), state)
         }
         Ok(None) => (None, State::Ok),
@@ -310,27 +320,41 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Refusal::new(&e, exit::SOFTWARE)))
 }
 
-/// A definite no refuses the mount; silence or trouble does not. A server that takes over never refuses.
-async fn first_state(source: &ImageSource, digest: &Digest, adopted: bool) -> Result<State, Refusal> {
-    if adopted {
-        return Ok(State::Ok);
-    }
-    // Credentials that cannot be used are told even if the registry wants none.
-    let checked = async {
-        source.authenticate().await?;
-        source.check(digest).await
-    };
-    match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
-        Ok(Ok(())) => Ok(State::Ok),
-        Ok(Err(error)) if error.is_permanent() && !is_passing(&error) => {
-            let code = exit::registry(&error);
-            Err(Refusal::new(&error, code))
+/// What must be known before a mount serves for the first time.
+struct First<'a> {
+    source: &'a ImageSource,
+    asked: &'a Counts,
+    config: &'a ServerConfig,
+    /// For credentials.
+    patience: Duration,
+}
+
+impl First<'_> {
+    /// A definite no refuses the mount; silence or trouble of the registry does not. But credentials must be there, and be usable, even
+    /// if the registry wants none: nothing is mounted whose credentials nobody could check.
+    async fn state(&self, digest: &Digest) -> Result<State, Refusal> {
+        let silent = |_| {
+            let error = self.config.credentials.silent(self.patience);
+            Refusal::new(&error, exit::credentials(&error))
+        };
+        let began = Instant::now();
+        let known = tokio::time::timeout(self.patience, self.source.authenticate()).await.map_err(silent)?;
+        known.map_err(|error| Refusal::new(&error, exit::registry(&error)))?;
+        // The registry may refuse what it is shown, and the source be asked for better: that ends in time, too.
+        let left = self.patience.saturating_sub(began.elapsed()).max(CHECK_TIMEOUT);
+        let checked = self.asked.wait(self.source.check(digest), CHECK_TIMEOUT, || {});
+        match tokio::time::timeout(left, checked).await.map_err(silent)? {
+            Some(Ok(())) => Ok(State::Ok),
+            Some(Err(error)) if error.is_permanent() && !is_passing(&error) => {
+                let code = exit::registry(&error);
+                Err(Refusal::new(&error, code))
+            }
+            Some(Err(error)) => {
+                tracing::warn!("the image's source does not answer: {}", sentence(&error));
+                Ok(State::Degraded)
+            }
+            None => Ok(State::Degraded),
         }
-        Ok(Err(error)) => {
-            tracing::warn!("the image's source does not answer: {}", sentence(&error));
-            Ok(State::Degraded)
-        }
-        Err(_) => Ok(State::Degraded),
     }
 }
 
@@ -383,11 +407,12 @@ async fn watch(served: Arc<Served>) {
             continue;
         }
         errors = now;
-        let checked = tokio::time::timeout(CHECK_TIMEOUT, source.check(&served.digest)).await;
-        let state = match checked {
-            Ok(Ok(())) => State::Ok,
-            Ok(Err(error)) => state_after(&error),
-            Err(_) => State::Degraded,
+        // One at a time: as long as a source of credentials thinks, no other question begins.
+        let waits = || set_state(&served, State::Degraded);
+        let state = match served.asked.wait(source.check(&served.digest), CHECK_TIMEOUT, waits).await {
+            Some(Ok(())) => State::Ok,
+            Some(Err(error)) => state_after(&error),
+            None => State::Degraded,
         };
         set_state(&served, state);
     }

@@ -20,6 +20,12 @@ const MAX_TAG: usize = 128;
 /// Longest string worth looking at: host (255), repository, tag and digest.
 const MAX_REFERENCE: usize = 1024;
 
+/// How much of an invalid reference is repeated.
+const SHOWN: usize = 200;
+/// Why a reference with a user name in it is none.
+const CREDENTIALS: &str =
+    "credentials do not belong into a reference: give them with --request or --credential-plugin";
+
 /// An image in a registry, normalised as Docker does (`alpine` = `docker.io/library/alpine:latest`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
@@ -65,10 +71,38 @@ pub enum ImageSpec {
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("invalid image reference {reference:?}: {reason}")]
 pub struct InvalidReference {
-    /// As given, cut to a sane length.
+    /// As given, cut to a sane length; without what stands before an `@` that no digest follows.
     pub reference: String,
     /// What is wrong.
     pub reason: String,
+}
+
+impl InvalidReference {
+    /// What stands where a user name and a password do is not repeated.
+    fn new(input: &str, reason: &str) -> Self {
+        let Some(at) = credentials_end(input) else {
+            return Self { reference: input.chars().take(SHOWN).collect(), reason: reason.into() };
+        };
+        let is_scheme = |scheme: &&str| scheme.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-');
+        let scheme = input.split_once("://").map(|(scheme, _)| scheme).filter(is_scheme);
+        let scheme = scheme.map_or(String::new(), |scheme| format!("{scheme}://"));
+        let rest: String = input[at..].chars().take(SHOWN).collect();
+        // `alpine@3` is no attempt to log in.
+        let meant = input[..at].contains(':') || rest.contains(['.', ':', '/']);
+        let reason = if meant { CREDENTIALS } else { reason };
+        Self { reference: format!("{scheme}…{rest}"), reason: reason.into() }
+    }
+}
+
+/// The `@` after what may be credentials: the last one that no digest follows.
+fn credentials_end(input: &str) -> Option<usize> {
+    let is_digest = |rest: &str| {
+        rest.split_once(':').is_some_and(|(name, hex)| {
+            matches!(name, "sha256" | "sha512")
+                || (hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        })
+    };
+    input.rmatch_indices('@').map(|(at, _)| at).find(|at| !is_digest(&input[at + 1..]))
 }
 
 impl Reference {
@@ -77,10 +111,7 @@ impl Reference {
     /// # Errors
     /// Whatever the grammar does not allow; the reason says which part.
     pub fn parse(input: &str) -> Result<Self, InvalidReference> {
-        parse(input).map_err(|reason| InvalidReference {
-            reference: input.chars().take(200).collect(),
-            reason: reason.into(),
-        })
+        parse(input).map_err(|reason| InvalidReference::new(input, reason))
     }
 
     /// Host (and port) that serves the API: Docker Hub's differs from its name.
@@ -134,7 +165,7 @@ impl ImageSpec {
         let path_and_name = |rest: &str| {
             let (path, name) = rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name)));
             if path.is_empty() {
-                return Err(InvalidReference { reference: input.into(), reason: "the path is empty".into() });
+                return Err(InvalidReference::new(input, "the path is empty"));
             }
             Ok((PathBuf::from(path), name.filter(|n| !n.is_empty()).map(str::to_owned)))
         };

@@ -9,19 +9,18 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 use super::RegistryError;
-use super::asker::{Asker, Kept, early};
+use super::asker::{Asker, HoldId, Kept, early};
 use super::challenge::Challenge;
 use super::client::Http;
 use super::safe_url::authority;
-use super::token::{self, NoToken, TokenSource};
+use super::scheme::{self, Scheme, pick};
+use super::token::{self, NoToken};
 use crate::credentials::{Credential, CredentialProvider, CredentialRequest};
 
-/// A 403 may hide an expired token (ECR); how often that is tried.
+/// A 403 may hide an expired token (ECR); how often a new one is tried, once a new one was refused too.
 const FORBIDDEN_RENEWAL: Duration = Duration::from_secs(30);
 /// After a failed early renewal, the next one.
 const EARLY_RETRY: Duration = Duration::from_secs(5);
-/// Most scopes asked for at once.
-const MAX_SCOPES: usize = 8;
 /// Renewals in a row for one request: who answers with what has ended before it can be presented is not asked for ever.
 const MAX_ROUNDS: u32 = 3;
 
@@ -50,7 +49,8 @@ struct State {
     schemes: Vec<Scheme>,
     /// Which way of asking the token endpoint understood last.
     way: Option<token::Way>,
-    forbidden_renewal: Option<Instant>,
+    /// The generation that was to be renewed because of a 403, and when that began.
+    forbidden_renewal: Option<(u64, Instant)>,
     /// Failed renewals so far and the last one's error, for those who waited for it.
     failures: u64,
     last_failure: Option<RegistryError>,
@@ -61,26 +61,14 @@ struct Grant {
     header: HeaderValue,
     renew_at: Option<Instant>,
     ends_at: Option<Instant>,
+    /// Which of the provider's answers it was made of.
+    answer: u64,
     /// Whether the provider was asked for it.
     fresh: bool,
+    /// Whether it is the credential itself: nobody has looked at it yet.
+    as_it_is: bool,
     /// Whether the registry has accepted it.
     worked: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Scheme {
-    Basic,
-    Bearer(TokenSource),
-}
-
-impl Scheme {
-    /// Whether a credential can be presented in this way at all.
-    const fn takes(&self, credential: &Credential) -> bool {
-        match self {
-            Self::Basic => matches!(credential, Credential::Basic { .. } | Credential::Bearer(_)),
-            Self::Bearer(_) => true,
-        }
-    }
 }
 
 /// Why there is to be a new grant.
@@ -111,14 +99,35 @@ impl Auth {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the provider unless it has answered: whether its answer can be used is known then, even where the registry
-    /// never asks for credentials.
-    pub(super) async fn authenticate(&self) -> Result<(), RegistryError> {
+    /// What the provider says; it is asked unless its answer is known.
+    pub(super) async fn answer(&self) -> Result<Kept, RegistryError> {
         let _one_at_a_time = self.renewing.lock().await;
-        match self.asker.kept() {
-            Some(kept) if self.asker.is_of_this_version(&kept) => Ok(()),
-            _ => self.asker.ask().await.map(drop),
+        match self.known() {
+            Some(kept) => Ok(kept),
+            None => self.asker.ask().await,
         }
+    }
+
+    /// What the provider would say now, as far as it can be known without asking.
+    pub(super) fn known(&self) -> Option<Kept> {
+        self.asker.kept().filter(|kept| self.asker.is_newest(kept))
+    }
+
+    /// Nothing: for a request that is to be challenged.
+    pub(super) fn blank(&self) -> Ticket {
+        Ticket { header: None, generation: self.state().generation }
+    }
+
+    /// Whether there is a challenge that can be met.
+    pub(super) fn can_meet(&self, challenges: &[Challenge]) -> bool {
+        self.understand(challenges).is_ok_and(|schemes| !schemes.is_empty())
+    }
+
+    /// What is to be presented and was neither accepted nor made by a token endpoint.
+    pub(super) fn unproven(&self) -> Option<Ticket> {
+        let state = self.state();
+        let grant = state.grant.as_ref().filter(|grant| grant.as_it_is && !grant.worked)?;
+        Some(Ticket { header: Some(grant.header.clone()), generation: state.generation })
     }
 
     /// What to send along: nothing before the first challenge; waits for a renewal only when there is nothing valid left.
@@ -132,7 +141,7 @@ impl Auth {
                 }
             };
             if ticket.header.is_none()
-                && let Some(error) = self.asker.held()
+                && let Some(error) = self.asker.held_off()
             {
                 return Err(error);
             }
@@ -200,21 +209,53 @@ impl Auth {
             && state.grant.as_ref().is_some_and(|grant| grant.fresh && !grant.worked)
     }
 
-    /// Whether a 403 should be answered by [`Auth::renew`]: some registries mean "expired" by it.
+    /// Whether a 403 should be answered by [`Auth::renew`]: some registries mean "expired" by it. All who come with what was
+    /// renewed, or is being renewed, may try what there is instead; only what is new may not be renewed at once.
     pub(super) fn may_renew_forbidden(&self, ticket: &Ticket) -> bool {
-        let mut state = self.state();
-        let now = Instant::now();
-        if ticket.header.is_none() || state.forbidden_renewal.is_some_and(|at| at + FORBIDDEN_RENEWAL > now) {
+        if ticket.header.is_none() {
             return false;
         }
-        state.forbidden_renewal = Some(now);
-        true
+        let mut state = self.state();
+        let now = Instant::now();
+        match state.forbidden_renewal {
+            _ if state.generation != ticket.generation => true,
+            Some((generation, _)) if generation == ticket.generation => true,
+            Some((_, at)) if at + FORBIDDEN_RENEWAL > now => false,
+            _ => {
+                state.forbidden_renewal = Some((ticket.generation, now));
+                true
+            }
+        }
     }
 
-    /// Fresh credentials were refused: holds off, forgets them, and gives the error.
-    pub(super) fn deny(&self, reason: String) -> RegistryError {
+    /// A fresh ticket was refused: holds off and forgets what it was made of, unless there is something newer already.
+    /// Decides at once, before anything else is awaited of the answer; [`Auth::denied`] tells the whole reason.
+    pub(super) fn deny(&self, ticket: &Ticket, reason: String) -> Option<HoldId> {
+        let grant = {
+            let mut state = self.state();
+            if state.generation != ticket.generation {
+                return None;
+            }
+            let grant = state.grant.take()?;
+            state.generation += 1;
+            grant
+        };
+        self.asker.deny(grant.answer, self.denied_error(reason))
+    }
+
+    /// The error of a refusal, also for those whom its hold stops.
+    pub(super) fn denied(&self, hold: Option<HoldId>, reason: String) -> RegistryError {
         let error = self.denied_error(reason);
-        self.asker.deny(error.duplicate());
+        if let Some(hold) = hold {
+            self.asker.explain(&hold, error.duplicate());
+        }
+        error
+    }
+
+    /// The token endpoint refused what the provider has just said.
+    fn deny_answer(&self, kept: &Kept, reason: String) -> RegistryError {
+        let error = self.denied_error(reason);
+        self.asker.deny(kept.answer, error.duplicate());
         let mut state = self.state();
         state.grant = None;
         state.generation += 1;
@@ -223,6 +264,11 @@ impl Auth {
 
     fn denied_error(&self, reason: String) -> RegistryError {
         RegistryError::Denied { host: authority(&self.base), what: self.asker.request.image.clone(), reason }
+    }
+
+    /// Before anything was presented: makes something of what the provider said that meets the challenges.
+    pub(super) async fn meet(&self, blank: &Ticket, challenges: Vec<Challenge>) -> Result<(), RegistryError> {
+        self.renew_generation(blank.generation, Some(challenges), Why::Needed).await
     }
 
     async fn renew_generation(
@@ -273,10 +319,11 @@ impl Auth {
                 Err(NoToken::Refused(reason)) if fresh && why == Why::Early => {
                     return Err(self.denied_error(reason));
                 }
-                Err(NoToken::Refused(reason)) if fresh => return Err(self.deny(reason)),
+                Err(NoToken::Refused(reason)) if fresh => return Err(self.deny_answer(&kept, reason)),
                 Err(NoToken::Refused(_)) => {
                     self.asker.refused();
                     kept = self.asker.ask().await?;
+                    self.asker.make_use(&kept);
                     fresh = true;
                 }
             }
@@ -300,31 +347,38 @@ impl Auth {
         Ok(schemes)
     }
 
-    /// What the provider said, or says now; and whether it was asked.
+    /// What the provider said, or says now; and whether that is as good as just asked for.
     async fn credential(&self, schemes: &[Scheme], why: Why) -> Result<(Kept, bool), RegistryError> {
         let kept = self.asker.kept();
-        let may_stay = |kept: &Kept| match why {
-            Why::Needed => true,
-            Why::Early => !kept.is_stale(),
-            Why::Refused | Why::RefusedAgain => false,
+        let makes_tokens = |kept: &Kept| {
+            !matches!(kept.credential, Credential::Bearer(_))
+                && matches!(pick(schemes, &kept.credential), Some(Scheme::Bearer(_)))
         };
-        if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept) && self.asker.is_of_this_version(kept))
-        {
-            return Ok((kept.clone(), false));
+        let may_stay = |kept: &Kept| match why {
+            Why::Needed => self.asker.is_of_this_version(kept),
+            Why::Early => !kept.is_stale() && self.asker.is_of_this_version(kept),
+            // A token was refused, not what it was made of: the token endpoint will say. And what was said a moment ago is
+            // tried once more before a program is run again. All that unless there is something new.
+            Why::Refused => {
+                !kept.is_stale() && (makes_tokens(kept) || kept.is_recent()) && self.asker.is_newest(kept)
+            }
+            Why::RefusedAgain => false,
+        };
+        if let Some(kept) = kept.as_ref().filter(|kept| may_stay(kept)) {
+            return Ok((kept.clone(), self.asker.make_use(kept)));
         }
         if matches!(why, Why::Refused | Why::RefusedAgain) {
             self.asker.refused();
         }
         let error = match self.asker.ask().await {
-            Ok(kept) => return Ok((kept, true)),
+            Ok(kept) => {
+                self.asker.make_use(&kept);
+                return Ok((kept, true));
+            }
             Err(error) => error,
         };
         // A provider that cannot answer now says nothing against what it said before. Nor does a refusal of a token made
         // from it: the token may have ended.
-        let makes_tokens = |kept: &Kept| {
-            !matches!(kept.credential, Credential::Bearer(_))
-                && matches!(pick(schemes, &kept.credential), Some(Scheme::Bearer(_)))
-        };
         let may_serve = |kept: &Kept| match why {
             Why::Needed => true,
             Why::Early | Why::Refused => makes_tokens(kept),
@@ -346,7 +400,8 @@ impl Auth {
             // One that is stale already is kept because there is no newer one.
             let soon = Instant::now().checked_add(EARLY_RETRY);
             let renew_at = kept.renew_at.max(soon.filter(|_| kept.renew_at.is_some()));
-            Ok(Grant { header, renew_at, ends_at: kept.ends_at, fresh, worked: false })
+            let (ends_at, answer) = (kept.ends_at, kept.answer);
+            Ok(Grant { header, renew_at, ends_at, answer, fresh, as_it_is: true, worked: false })
         };
         match (&kept.credential, pick(schemes, &kept.credential)) {
             (Credential::Bearer(token), _) => as_it_is(token::bearer(&host, token).map_err(NoToken::Failed)?),
@@ -370,7 +425,9 @@ impl Auth {
                     header,
                     renew_at: now.checked_add(early(token.valid_for)),
                     ends_at: now.checked_add(token.valid_for),
+                    answer: kept.answer,
                     fresh,
+                    as_it_is: false,
                     worked: false,
                 })
             }
@@ -381,53 +438,18 @@ impl Auth {
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
         self.asker.age(by);
-        if let Some(grant) = &mut self.state().grant {
+        let mut state = self.state();
+        if let Some((_, at)) = &mut state.forbidden_renewal {
+            *at = at.checked_sub(by).unwrap_or(*at);
+        }
+        if let Some(grant) = &mut state.grant {
             for at in [&mut grant.renew_at, &mut grant.ends_at] {
                 *at = at.and_then(|at| at.checked_sub(by));
             }
         }
     }
 
-    /// The challenges that can be met, in their order.
     fn understand(&self, challenges: &[Challenge]) -> Result<Vec<Scheme>, RegistryError> {
-        let mut schemes = Vec::new();
-        for challenge in challenges {
-            match challenge.scheme.as_str() {
-                "basic" => schemes.push(Scheme::Basic),
-                "bearer" => {
-                    let Some(realm) = challenge.param("realm") else { continue };
-                    match self.token_source(realm, challenge) {
-                        Ok(source) => schemes.push(Scheme::Bearer(source)),
-                        Err(error) if schemes.is_empty() => return Err(error),
-                        // There is a better one before it.
-                        Err(_) => {}
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(schemes)
+        scheme::understand(challenges, &self.base, &self.http.guard, &self.asker.request.scope)
     }
-
-    fn token_source(&self, realm: &str, challenge: &Challenge) -> Result<TokenSource, RegistryError> {
-        let refuse = |reason: String| RegistryError::Protocol { host: authority(&self.base), reason };
-        let mut realm =
-            Url::parse(realm).map_err(|_| refuse("the realm of its challenge is not a URL".into()))?;
-        realm.set_fragment(None);
-        self.http
-            .guard
-            .check(&self.base, &realm)
-            .map_err(|why| refuse(format!("the realm of its challenge: {why}")))?;
-        let mut scopes = vec![self.asker.request.scope.clone()];
-        // Registries may want scopes of their own kind, but no challenge gets us to ask for other repositories.
-        let theirs = challenge.param("scope").unwrap_or("").split_ascii_whitespace();
-        scopes.extend(theirs.filter(|s| !s.starts_with("repository:") && s.len() <= 256).map(str::to_owned));
-        scopes.truncate(MAX_SCOPES);
-        Ok(TokenSource { realm, service: challenge.param("service").map(str::to_owned), scopes })
-    }
-}
-
-/// The first that takes the credential; the first of all where none does.
-fn pick<'a>(schemes: &'a [Scheme], credential: &Credential) -> Option<&'a Scheme> {
-    schemes.iter().find(|scheme| scheme.takes(credential)).or(schemes.first())
 }

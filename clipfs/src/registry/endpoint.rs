@@ -51,6 +51,8 @@ pub(super) struct Endpoint {
     pub(super) http: Arc<Http>,
     pub(super) auth: Arc<Auth>,
     pub(super) redirects: RedirectCache,
+    /// The provider's answer that this registry is known to accept; see `proof`.
+    pub(super) proven: tokio::sync::Mutex<Option<u64>>,
     sick_until: Mutex<Option<Instant>>,
     without_ranges: Mutex<HashSet<String>>,
 }
@@ -66,6 +68,7 @@ impl Endpoint {
             http,
             auth,
             redirects: RedirectCache::default(),
+            proven: tokio::sync::Mutex::default(),
             sick_until: Mutex::default(),
             without_ranges: Mutex::default(),
         }
@@ -120,6 +123,7 @@ impl Endpoint {
             let mut stripped = remembered.is_some();
             let mut url = remembered.unwrap_or_else(|| start.clone());
             let mut hops = 0;
+            let mut presented = None;
             loop {
                 let ticket = if stripped { None } else { Some(self.auth.ticket().await?) };
                 let response = match self.http.send(self.outgoing(ask, url.clone(), ticket.as_ref())).await {
@@ -130,11 +134,8 @@ impl Endpoint {
                     }
                 };
                 let status = response.status();
-                if let Some(ticket) = &ticket
-                    && (status.is_success() || is_redirect(status))
-                {
-                    self.auth.accepted(ticket);
-                }
+                // A redirect says nothing about what was presented: refusals may be redirects too. Where it ends tells.
+                presented = ticket.clone().or(presented);
                 if is_redirect(status) {
                     hops += 1;
                     if hops > MAX_HOPS {
@@ -149,6 +150,9 @@ impl Endpoint {
                     continue;
                 }
                 if status.is_success() {
+                    if let Some(presented) = &presented {
+                        self.auth.accepted(presented);
+                    }
                     if let (true, Some(blob)) = (stripped, ask.blob) {
                         self.redirects.remember(blob, url);
                     }
@@ -163,16 +167,18 @@ impl Endpoint {
                     {
                         renewals += 1;
                         self.auth.renew(&ticket, challenge::parse(response.headers()), renewals > 1).await?;
+                        // If a redirect led to the refusal, it may be how it was told.
+                        (url, hops) = (start.clone(), 0);
                     }
                     (StatusCode::FORBIDDEN, Some(ticket))
                         if renewals == 0 && self.auth.may_renew_forbidden(&ticket) =>
                     {
                         renewals += 1;
                         self.auth.renew(&ticket, challenge::parse(response.headers()), false).await?;
+                        (url, hops) = (start.clone(), 0);
                     }
-                    (StatusCode::UNAUTHORIZED, Some(_)) => {
-                        let reason = format!("it answers {status}{}", self.http.words(response, &sent).await);
-                        return Err(Failure::definite(self.auth.deny(reason)));
+                    (StatusCode::UNAUTHORIZED, Some(ticket)) => {
+                        return Err(Failure::definite(self.deny(&ticket, response, &sent).await));
                     }
                     // A signed link that ended: S3 says 403 or 400, others 401; a deleted one 404.
                     (
@@ -204,6 +210,14 @@ impl Endpoint {
         }
     }
 
+    /// The end of a ticket. Its hold begins before the registry's words are read: they may take as long as they like.
+    pub(super) async fn deny(&self, ticket: &Ticket, response: Response, sent: &Sent) -> RegistryError {
+        let status = response.status();
+        let hold = self.auth.deny(ticket, format!("it answers {status}"));
+        let reason = format!("it answers {status}{}", self.http.words(response, sent).await);
+        self.auth.denied(hold, reason)
+    }
+
     fn forget(&self, ask: &Ask, stripped: bool) {
         if let (true, Some(blob)) = (stripped, ask.blob) {
             self.redirects.forget(&blob);
@@ -214,7 +228,7 @@ impl Endpoint {
         Failure::definite(RegistryError::Protocol { host: authority(url), reason })
     }
 
-    fn url(&self, ask: &Ask) -> Result<Url, Failure> {
+    pub(super) fn url(&self, ask: &Ask) -> Result<Url, Failure> {
         let mut url = self
             .base
             .join(&ask.path)
@@ -225,7 +239,7 @@ impl Endpoint {
         Ok(url)
     }
 
-    fn outgoing(&self, ask: &Ask, url: Url, ticket: Option<&Ticket>) -> Outgoing {
+    pub(super) fn outgoing(&self, ask: &Ask, url: Url, ticket: Option<&Ticket>) -> Outgoing {
         // The operator's headers may be secrets too: they stay at home.
         let mut headers = if ticket.is_some() { self.headers.clone() } else { HeaderMap::new() };
         if let Some(accept) = ask.accept {

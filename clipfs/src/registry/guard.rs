@@ -119,7 +119,11 @@ impl Resolve for GuardedResolver {
         let (guard, lookup) = (Arc::clone(&self.guard), Arc::clone(&self.lookup));
         Box::pin(async move {
             let host = name.as_str().trim_end_matches('.').to_owned();
-            let found = lookup.lookup(name.as_str().to_owned()).await?;
+            let found = if is_localhost(&host) {
+                LOCALHOST.to_vec()
+            } else {
+                lookup.lookup(name.as_str().to_owned()).await?
+            };
             let (permitted, refused): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|ip| guard.permits(&host, *ip));
             match (permitted.is_empty(), refused.first()) {
@@ -129,6 +133,13 @@ impl Resolve for GuardedResolver {
             }
         })
     }
+}
+
+/// What `localhost` is, whatever a resolver says (RFC 6761, section 6.3): it is spoken to in plain http.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+fn is_localhost(host: &str) -> bool {
+    host.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// Whether an address is one of the public internet. Transition addresses are judged by the IPv4 address inside.
@@ -301,6 +312,21 @@ mod tests {
             Ok(vec!["8.8.8.8".to_owned()])
         );
         assert_eq!(resolve("x.example", &[], &[]).await, Err(false));
+    }
+
+    #[tokio::test]
+    async fn localhost_is_this_machine_whatever_the_resolver_says() {
+        for host in ["localhost", "LOCALHOST", "localhost.", "registry.localhost"] {
+            let guard = Guard::new(&url(&format!("http://{host}:5000/")), Vec::new());
+            let lookup = Arc::new(Fixed(vec!["203.0.113.7".parse().unwrap(), "8.8.8.8".parse().unwrap()]));
+            let resolver = GuardedResolver { guard: Arc::new(guard), lookup };
+            let found: Vec<_> = resolver.resolve(host.parse().unwrap()).await.unwrap().collect();
+            assert!(
+                found.len() == 2 && found.iter().all(|found| found.ip().is_loopback()),
+                "{host}: {found:?}"
+            );
+        }
+        assert!(!is_localhost("localhost.example") && !is_localhost("mylocalhost"));
     }
 
     /// Public when it is looked at, private when it is used.

@@ -2,6 +2,11 @@
 //!
 //! `allow_private = ["gitlab.corp"]` at the top of a `hosts.toml` is clipfs' own: names that redirects and realms of this
 //! registry may lead to although they resolve to private addresses.
+//!
+//! The registry's credentials are for the registry. A `server` elsewhere is asked for with credentials of its own, as mirrors
+//! are, unless `send_credentials = true`, also clipfs' own, stands at the top of the file. In `_default` it has no effect: one
+//! line would send the credentials of every registry to one host. Nor does it send anything in the clear, except on this
+//! machine or where the operator allowed plain http as such.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,11 +18,15 @@ use toml::Spanned;
 
 use super::RegistryError;
 use super::client::TlsOptions;
+use super::safe_url::same_origin;
+use super::whose::Whose;
 use crate::oci::Reference;
 use crate::oci::reference::{is_loopback_host, split_port};
 
 /// Largest `hosts.toml`, certificate or key file.
 const MAX_FILE: u64 = 1 << 20;
+/// The directory for registries that have none.
+const DEFAULT: &str = "_default";
 
 /// One host that serves a registry's API.
 #[derive(Debug, Clone)]
@@ -25,6 +34,7 @@ pub(super) struct HostConfig {
     /// Base of the API, with `/v2/` unless the operator overrides the path.
     pub(super) base: Url,
     pub(super) is_mirror: bool,
+    pub(super) whose: Whose,
     pub(super) can_pull: bool,
     pub(super) can_resolve: bool,
     pub(super) headers: HeaderMap,
@@ -35,6 +45,8 @@ pub(super) struct HostConfig {
 #[derive(Deserialize, Default)]
 struct HostsFile {
     server: Option<String>,
+    #[serde(default)]
+    send_credentials: bool,
     #[serde(default)]
     allow_private: Vec<String>,
     #[serde(flatten)]
@@ -101,13 +113,27 @@ pub(super) fn load(
     let mut hosts = Vec::new();
     for (key, table) in in_order(&file) {
         let base = base_url(key.get_ref(), table.override_path).map_err(&broken)?;
-        hosts.push(configure(base, true, table, &dir, &file.allow_private).map_err(&broken)?);
+        let mut host = configure(base, true, table, &dir, &file.allow_private).map_err(&broken)?;
+        host.whose = Whose::of_another(&host.base, reference, plain_http, false);
+        hosts.push(host);
     }
     let server = match &file.server {
         Some(server) => base_url(server, file.own.override_path).map_err(&broken)?,
         None => itself(reference, plain_http)?.base,
     };
-    hosts.push(configure(server, false, &file.own, &dir, &file.allow_private).map_err(&broken)?);
+    let mut host = configure(server, false, &file.own, &dir, &file.allow_private).map_err(&broken)?;
+    let sends = file.send_credentials && dir.file_name().is_none_or(|name| name != DEFAULT);
+    let itself = [itself(reference, plain_http)?.base, itself(reference, false)?.base];
+    // Over TLS it is the same registry even if plain http would do.
+    host.whose = match itself.iter().any(|itself| same_origin(&host.base, itself)) {
+        true => Whose::Registrys,
+        false => Whose::of_another(&host.base, reference, plain_http, sends),
+    };
+    if file.send_credentials && host.whose != Whose::Registrys {
+        let file = path.display();
+        tracing::warn!(%file, "send_credentials has no effect in _default, nor for a server in the clear");
+    }
+    hosts.push(host);
     Ok(hosts)
 }
 
@@ -155,6 +181,7 @@ fn itself(reference: &Reference, plain_http: bool) -> Result<HostConfig, Registr
     Ok(HostConfig {
         base,
         is_mirror: false,
+        whose: Whose::Registrys,
         can_pull: true,
         can_resolve: true,
         headers: HeaderMap::new(),
@@ -169,7 +196,7 @@ fn find(hosts_dir: &Path, registry: &str) -> Result<Option<(PathBuf, String)>, R
         (host, Some(port)) => Some(format!("{host}_{port}_")),
         _ => None,
     };
-    for name in underscored.as_deref().into_iter().chain([registry, "_default"]) {
+    for name in underscored.as_deref().into_iter().chain([registry, DEFAULT]) {
         let dir = hosts_dir.join(name);
         let path = dir.join("hosts.toml");
         match read(&path) {
@@ -257,6 +284,7 @@ fn configure(
     Ok(HostConfig {
         base,
         is_mirror,
+        whose: Whose::Own,
         can_pull: can("pull"),
         can_resolve: can("resolve"),
         headers: headers(table)?,
@@ -398,7 +426,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_found_at_the_top_and_in_hosts() {
-        let text = "servr = \"https://x\"\nserver = \"https://x\"\nallow_private = []\nskip_verify = true\n\
+        let text = "servr = \"https://x\"\nserver = \"https://x\"\nallow_private = []\nsend_credentials = true\nskip_verify = true\n\
             [host.\"https://z.example\"]\nskip_verfy = true\nca = \"x\"\n[host.\"https://z.example\".header]\nx = \"y\"\n";
         let file: HostsFile = toml::from_str(text).unwrap();
         assert_eq!(unknown_keys(&file), ["servr", "skip_verfy"]);

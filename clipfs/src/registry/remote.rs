@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
@@ -12,11 +13,13 @@ use super::auth::Auth;
 use super::client::{Http, Timeouts};
 use super::endpoint::{Ask, Endpoint};
 use super::guard::{Guard, Lookup, SystemLookup};
+use super::in_the_clear::InTheClear;
 use super::retry::{Budget, Failure, Retry};
 use super::safe_url::authority;
 use super::stats::Counters;
+use super::whose::Whose;
 use super::{RegistryError, RegistryOptions, deadline, hosts, range};
-use crate::credentials::CredentialRequest;
+use crate::credentials::{CredentialProvider, CredentialRequest};
 use crate::num::to_u64;
 use crate::oci::manifest::MAX_MANIFEST;
 use crate::oci::{Descriptor, Digest, Reference};
@@ -26,6 +29,11 @@ const ACCEPT_MANIFEST: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
+
+/// How long the registry may take to say whether it accepts the credentials. It is asked for the manifest after that anyway,
+/// unless there are mirrors: then it may be out of reach for ever, and a mount waits only for this.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_WITH_MIRRORS: Duration = Duration::from_secs(2);
 
 /// One repository, opened.
 #[derive(Debug)]
@@ -65,12 +73,18 @@ impl Remote {
             let (base, lookup, counted) = (host.base.clone(), Arc::clone(&lookup), Arc::clone(&counters));
             let http = Arc::new(Http::new(base, host.tls, guard, lookup, timeouts, counted)?);
             let request = CredentialRequest {
-                // A mirror is another registry: the registry's own credentials are not for it.
-                registry: if host.is_mirror { authority(&host.base) } else { reference.registry.clone() },
+                // Another host is another registry: the registry's own credentials are not for it.
+                registry: match host.whose {
+                    Whose::Own => authority(&host.base),
+                    Whose::Registrys | Whose::Nobodys => reference.registry.clone(),
+                },
                 image: reference.to_string(),
                 scope: format!("repository:{}:pull", reference.repository),
             };
-            let provider = Arc::clone(&options.credentials);
+            let provider: Arc<dyn CredentialProvider> = match host.whose {
+                Whose::Nobodys => Arc::new(InTheClear(Arc::clone(&options.credentials))),
+                Whose::Own | Whose::Registrys => Arc::clone(&options.credentials),
+            };
             let auth = Auth::new(Arc::clone(&http), host.base.clone(), provider, request);
             let mut endpoint = Endpoint::new(host.base, http, Arc::new(auth));
             endpoint.namespace = host.is_mirror.then(|| reference.registry.clone());
@@ -204,8 +218,9 @@ impl Remote {
     pub(super) async fn authenticate(&self) -> Result<(), RegistryError> {
         // The registry itself comes after its mirrors.
         let Some(endpoint) = self.endpoints.last() else { return Err(self.nobody()) };
+        let patience = if self.endpoints.len() > 1 { PATIENCE_WITH_MIRRORS } else { PATIENCE };
         let mut budget = Budget::new(self.attempts);
-        while let Err(error) = endpoint.auth.authenticate().await {
+        while let Err(error) = endpoint.authenticate(patience).await {
             self.pause(&mut budget, error.into()).await?;
         }
         Ok(())
@@ -213,7 +228,7 @@ impl Remote {
 
     /// Lets tokens grow older without waiting.
     #[cfg(test)]
-    pub(super) fn age_tokens(&self, by: std::time::Duration) {
+    pub(super) fn age_tokens(&self, by: Duration) {
         for endpoint in &self.endpoints {
             endpoint.auth.age(by);
         }

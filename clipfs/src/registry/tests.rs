@@ -2,7 +2,11 @@
 
 mod auth;
 mod local;
+mod names;
+mod proof;
+mod provider;
 mod redirects;
+mod refusals;
 mod renewal;
 mod server;
 mod wire;

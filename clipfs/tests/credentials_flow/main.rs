@@ -7,5 +7,7 @@ mod refusals;
 mod rotation;
 mod scenarios;
 mod server;
+mod servers;
 mod short_tokens;
 mod support;
+mod tls;

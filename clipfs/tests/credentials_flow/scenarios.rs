@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use clipfs::credentials::Credential;
+use fixtures::registry::{Registry, Tls};
 use fixtures::secret;
 use futures_util::StreamExt as _;
 
@@ -17,6 +18,8 @@ use crate::support::{Image, Source, amd64, basic, login, open_with, planted};
 
 /// Five servers and a second port of two of them.
 struct Hosts {
+    /// Whether all of them speak TLS.
+    tls: bool,
     registry: String,
     registry2: String,
     token: String,
@@ -29,7 +32,9 @@ struct Hosts {
 impl Hosts {
     fn fill(&self, template: &str) -> String {
         let signature = planted("store-signature");
+        let template = if self.tls { template.replace("http://{", "https://{") } else { template.to_owned() };
         [
+            ("plain://", &"http://".to_owned()),
             ("{registry}", &self.registry),
             ("{registry2}", &self.registry2),
             ("{token}", &self.token),
@@ -40,7 +45,7 @@ impl Hosts {
             ("{sig}", &signature),
         ]
         .into_iter()
-        .fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+        .fold(template, |text, (name, value)| text.replace(name, value))
     }
 }
 
@@ -248,6 +253,44 @@ fn table() -> Vec<Site> {
     all
 }
 
+/// Only where all speak TLS: whoever leads to plain http is not followed, and nobody there notices anything.
+fn downgrades() -> Vec<Site> {
+    let clear = "plain://{evil}/o/{blob}";
+    let mut all = vec![
+        Site {
+            blobs: Some((307, "plain://{store}/o/{blob}?sig={sig}")),
+            ..site("blobs to the store in the clear")
+        },
+        Site {
+            blobs: Some((307, "plain://{registry2}/o/{blob}")),
+            ..site("blobs to another port in the clear")
+        },
+        Site { blobs: Some((307, TO_STORE)), store: Some((302, clear)), ..site("by the store to the clear") },
+        Site {
+            later: Some(vec!["Bearer realm=\"plain://{evil}/token\""]),
+            ..site("the realm becomes clear")
+        },
+    ];
+    for who in [Who::Password, Who::RefreshToken] {
+        for status in [301, 302, 303, 307, 308] {
+            all.push(Site { who, blobs: Some((status, clear)), ..site(format!("blobs, {status}, {who:?}")) });
+            all.push(Site {
+                who,
+                manifests: Some((status, clear)),
+                ..site(format!("manifests, {status}, {who:?}"))
+            });
+            all.push(Site {
+                who,
+                tokens: Some((status, "plain://{evil}/token")),
+                ..site(format!("tokens, {status}, {who:?}"))
+            });
+        }
+        let challenges = vec!["Bearer realm=\"plain://{evil}/token\",service=\"s\""];
+        all.push(Site { who, challenges, ..site(format!("realm, {who:?}")) });
+    }
+    all.into_iter().map(|site| Site { works: false, ..site }).collect()
+}
+
 fn cookie(reply: Reply, of: &str) -> Reply {
     reply.with("set-cookie", format!("sid={}; Path=/", planted(&format!("cookie-of-{of}"))))
 }
@@ -325,20 +368,28 @@ fn collector(seen: &Seen, n: usize) -> Reply {
     cookie(reply, "collector")
 }
 
-async fn play(site: &Site) {
+async fn play(site: &Site, tls: Option<Tls>) {
     let image = Image::new(100_000);
     let bound = [
-        Bound::new("127.0.0.1").await,
-        Bound::new("127.0.0.1").await,
-        Bound::new("127.0.0.2").await,
-        Bound::new("127.0.0.2").await,
-        Bound::new("127.0.0.3").await,
-        Bound::new("127.0.0.4").await,
-        Bound::new("127.0.0.5").await,
+        Bound::new("127.0.0.1", tls).await,
+        Bound::new("127.0.0.1", tls).await,
+        Bound::new("127.0.0.2", tls).await,
+        Bound::new("127.0.0.2", tls).await,
+        Bound::new("127.0.0.3", tls).await,
+        Bound::new("127.0.0.4", tls).await,
+        Bound::new("127.0.0.5", tls).await,
     ];
     let [r, r2, t, t2, s, m, e] = bound.each_ref().map(|bound| bound.host.clone());
-    let hosts =
-        Arc::new(Hosts { registry: r, registry2: r2, token: t, token2: t2, store: s, mirror: m, evil: e });
+    let hosts = Arc::new(Hosts {
+        tls: tls.is_some(),
+        registry: r,
+        registry2: r2,
+        token: t,
+        token2: t2,
+        store: s,
+        mirror: m,
+        evil: e,
+    });
     let shared = || (Arc::clone(&hosts), image.clone(), site.clone());
     let tokens = |host: String| -> Answer {
         let (hosts, _, site) = shared();
@@ -380,12 +431,22 @@ async fn play(site: &Site) {
         bound.into_iter().zip(answers).map(|(bound, answer)| bound.serve(answer)).collect();
 
     let dir = tempfile::tempdir().unwrap();
-    let certs = site.mirror.is_some().then(|| {
+    let certs = (tls.is_some() || site.mirror.is_some()).then(|| {
         let host = dir.path().join(&hosts.registry);
         std::fs::create_dir(&host).unwrap();
-        let (mirror, key) = (&hosts.mirror, planted("mirror-key"));
-        let text =
-            format!("[host.\"http://{mirror}\"]\n[host.\"http://{mirror}\".header]\nx-key = \"{key}\"\n");
+        std::fs::write(host.join("ca.pem"), Registry::ca_pem()).unwrap();
+        let (mut text, scheme, ca) = match tls {
+            Some(_) => (
+                format!("server = \"https://{}\"\nca = \"ca.pem\"\n", hosts.registry),
+                "https",
+                "ca = \"ca.pem\"\n",
+            ),
+            None => (String::new(), "http", ""),
+        };
+        if site.mirror.is_some() {
+            let (mirror, key) = (format!("host.\"{scheme}://{}\"", hosts.mirror), planted("mirror-key"));
+            text += &format!("[{mirror}]\n{ca}[{mirror}.header]\nx-key = \"{key}\"\n");
+        }
         std::fs::write(host.join("hosts.toml"), text).unwrap();
         dir.path().to_owned()
     });
@@ -448,22 +509,28 @@ fn judge(site: &Site, hosts: &Hosts, servers: &[Server]) {
     ] {
         allowed.extend(is_target.then(|| signed(host)));
     }
+    // A password goes where the registry's own challenges name somebody, and to no others.
+    let said: Vec<_> = site.challenges.iter().chain(site.later.iter().flatten()).collect();
+    let named = |part: &str| said.iter().any(|c| c.contains("Bearer") && c.contains(part));
+    let endpoints: Vec<_> =
+        [("{token}/", &hosts.token), ("{token2}/", &hosts.token2), ("{registry}/", &hosts.registry)]
+            .into_iter()
+            .filter(|(part, _)| named(part))
+            .map(|(_, host)| host)
+            .collect();
     match site.who {
         Who::Nobody => {}
         Who::RegistryToken => allowed.push(own_token(&hosts.registry, "registry-token")),
         Who::Password => {
-            allowed.extend([&hosts.token, &hosts.token2].map(basic));
-            let said: Vec<_> = site.challenges.iter().chain(site.later.iter().flatten()).collect();
-            // A password goes to the registry only where it asked for that, or is its own token server.
-            if said.iter().any(|c| c.contains("Basic") || c.contains("{registry}/token")) {
+            allowed.extend(endpoints.iter().copied().map(basic));
+            if said.iter().any(|c| c.contains("Basic")) {
                 allowed.push(basic(&hosts.registry));
             }
-            allowed.push(own_token(&hosts.registry, "token"));
         }
-        Who::RefreshToken => {
-            allowed.extend([&hosts.token, &hosts.token2].map(refresh));
-            allowed.push(own_token(&hosts.registry, "token"));
-        }
+        Who::RefreshToken => allowed.extend(endpoints.iter().copied().map(refresh)),
+    }
+    if matches!(site.who, Who::Password | Who::RefreshToken) && !endpoints.is_empty() {
+        allowed.push(own_token(&hosts.registry, "token"));
     }
     let seen: Vec<_> = servers.iter().flat_map(Server::seen).collect();
     let wrong = violations(&seen, &allowed);
@@ -485,5 +552,12 @@ async fn secrets_go_where_they_are_meant_to_and_nowhere_else() {
     let table = table();
     assert!(table.len() > 80, "{} scenarios", table.len());
     // A few at a time: they wait more than they work.
-    futures_util::stream::iter(&table).for_each_concurrent(8, play).await;
+    futures_util::stream::iter(&table).for_each_concurrent(8, |site| play(site, None)).await;
+}
+
+/// The same over TLS, with an authority that `hosts.toml` names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_they_over_tls() {
+    let table = [table(), downgrades()].concat();
+    futures_util::stream::iter(&table).for_each_concurrent(8, |site| play(site, Some(Tls::Good))).await;
 }

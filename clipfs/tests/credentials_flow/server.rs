@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use fixtures::registry::Tls;
+use fixtures::secret::Traces;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// A request as it came.
 #[derive(Debug, Clone, Default)]
@@ -57,14 +59,16 @@ pub(crate) type Answer = Box<dyn Fn(&Seen, usize) -> Reply + Send + Sync>;
 /// A listener whose address is known before it answers.
 pub(crate) struct Bound {
     listener: TcpListener,
+    tls: Option<Tls>,
     pub(crate) host: String,
 }
 
 impl Bound {
-    pub(crate) async fn new(ip: &str) -> Self {
+    /// One that speaks TLS with such a certificate, or plain http.
+    pub(crate) async fn new(ip: &str, tls: Option<Tls>) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        Self { listener, host }
+        Self { listener, tls, host }
     }
 
     /// Begins to answer; stops with its runtime.
@@ -72,16 +76,21 @@ impl Bound {
         let log = Arc::new(Mutex::new(Log::default()));
         let (logged, host) = (Arc::clone(&log), self.host.clone());
         let answer = Arc::new(answer);
+        let tls = self.tls.map(|tls| tls.acceptor(&["http/1.1"]));
         tokio::spawn(async move {
             while let Ok((stream, _)) = self.listener.accept().await {
                 logged.lock().unwrap().connections += 1;
                 let (answer, log, host) = (Arc::clone(&answer), Arc::clone(&logged), host.clone());
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    let _ = connection(stream, &host, &answer, &log).await;
+                    match tls {
+                        None => connection(stream, &host, &answer, &log).await,
+                        Some(tls) => connection(tls.accept(stream).await?, &host, &answer, &log).await,
+                    }
                 });
             }
         });
-        Server { host: self.host, log }
+        Server { host: self.host, log, _traces: Traces::install() }
     }
 }
 
@@ -96,6 +105,7 @@ struct Log {
 pub(crate) struct Server {
     pub(crate) host: String,
     log: Arc<Mutex<Log>>,
+    _traces: Traces,
 }
 
 impl Server {
@@ -103,14 +113,14 @@ impl Server {
         ip: &str,
         answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Bound::new(ip).await.serve(Box::new(answer))
+        Bound::new(ip, None).await.serve(Box::new(answer))
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.log.lock().unwrap().seen.clone()
     }
 
-    /// Every byte of every connection, complete requests or not.
+    /// Every byte of every connection, complete requests or not; what was inside TLS where it speaks that.
     pub(crate) fn raw(&self) -> Vec<u8> {
         self.log.lock().unwrap().raw.clone()
     }
@@ -122,7 +132,7 @@ impl Server {
 
 /// Reads on until `enough` says where the wanted part ends.
 async fn fill(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
     log: &Mutex<Log>,
     enough: impl Fn(&[u8]) -> Option<usize>,
@@ -140,7 +150,7 @@ async fn fill(
 }
 
 async fn connection(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     host: &str,
     answer: &Answer,
     log: &Mutex<Log>,

@@ -1,7 +1,4 @@
-//! Tokens that live two seconds, whatever the token server says, under fifty readers of a large file.
-//!
-//! Every run takes [`LENGTH`], which is seven lives. Over a minute, each of four token servers gave out 29 or 30 tokens for
-//! 11 500 reads: one for each that had ended, and none failed.
+//! Tokens that live two seconds, whatever the token server says, under fifty readers of a large file, for a minute.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Source, login, open, planted};
 
-const LENGTH: Duration = Duration::from_secs(15);
+const LENGTH: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(2);
 const READERS: u64 = 50;
 const SIZE: usize = 64 << 20;
@@ -90,10 +87,10 @@ async fn read_on(expires_in: Option<Value>, refresh: bool) {
     let ended = u64::try_from(ended.len()).unwrap();
     assert_eq!(issued, 1 + ended, "one token to begin with and one for each that ended; {expires_in:?}");
     assert_eq!(calls, issued, "no call was in vain");
-    assert_eq!(u64::try_from(provider.asked()).unwrap(), issued, "the provider is asked once for each");
+    assert_eq!(provider.asked(), 1, "all tokens are made of one answer");
     let lives = u64::try_from(elapsed.as_millis() / LIFE.as_millis()).unwrap();
     assert!(ended <= lives, "{ended} tokens of 2 s ended within {elapsed:?}");
-    assert!(reads > READERS && ended >= 3, "{reads} reads, {ended} tokens ended: it proves nothing");
+    assert!(reads > READERS && ended >= 20, "{reads} reads, {ended} tokens ended: it proves nothing");
     let replayed = log.iter().filter(|r| r.status == 401).count();
     println_figures(&format!(
         "expires_in {expires_in:?}: {reads} reads in {elapsed:?}, {issued} tokens, {replayed} answers 401"

@@ -12,6 +12,7 @@ use clipfs::credentials::{Credential, CredentialError, CredentialProvider, Crede
 use clipfs::oci::{Descriptor, Digest, Platform};
 use clipfs::registry::{ImageSource, RegistryOptions};
 use fixtures::content::Content;
+use fixtures::secret::Traces;
 
 use crate::server::{Reply, Seen};
 
@@ -88,7 +89,11 @@ impl Image {
 
 /// A provider whose source can be changed under it.
 #[derive(Debug, Clone)]
-pub(crate) struct Source(Arc<Inner>);
+pub(crate) struct Source {
+    inner: Arc<Inner>,
+    /// Every test has a source or a server: at its end, nothing secret was logged.
+    _traces: Traces,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -100,39 +105,42 @@ struct Inner {
 
 impl Source {
     pub(crate) fn new(registry: &str, credential: Credential) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             registry: registry.into(),
             credential: Mutex::new(credential),
             version: AtomicU64::new(0),
             asked: AtomicUsize::new(0),
-        }))
+        };
+        Self { inner: Arc::new(inner), _traces: Traces::install() }
     }
 
     pub(crate) fn change(&self, credential: Credential) {
-        *self.0.credential.lock().unwrap() = credential;
-        self.0.version.fetch_add(1, SeqCst);
+        *self.inner.credential.lock().unwrap() = credential;
+        self.inner.version.fetch_add(1, SeqCst);
     }
 
     pub(crate) fn asked(&self) -> usize {
-        self.0.asked.load(SeqCst)
+        self.inner.asked.load(SeqCst)
     }
 }
 
 impl CredentialProvider for Source {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
         Box::pin(async move {
-            if request.registry != self.0.registry {
-                let reason = format!("there are some for {} only", self.0.registry);
+            if request.registry != self.inner.registry {
+                let reason = format!("there are some for {} only", self.inner.registry);
                 return Err(CredentialError::NotFound { registry: request.registry.clone(), reason });
             }
-            self.0.asked.fetch_add(1, SeqCst);
-            Ok(Answer { credential: self.0.credential.lock().unwrap().clone(), valid_for: None })
+            self.inner.asked.fetch_add(1, SeqCst);
+            Ok(Answer { credential: self.inner.credential.lock().unwrap().clone(), valid_for: None })
         })
     }
 
     fn version(&self) -> u64 {
-        self.0.version.load(SeqCst)
+        self.inner.version.load(SeqCst)
     }
+
+    fn refused(&self, _: &CredentialRequest) {}
 }
 
 pub(crate) async fn open(reference: &str, credentials: impl CredentialProvider + 'static) -> ImageSource {

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::{Output, Stdio};
+use std::sync::LazyLock;
 
 use fixtures::registry::{Kind, Registry};
 use serde_json::json;
 
-use crate::support::{Sandbox, describe};
+use crate::support::Sandbox;
 
 /// The user of every private registry here.
 pub(crate) const USER: &str = "puller";
@@ -30,28 +30,16 @@ pub(crate) fn request(registry: &str, password: &str) -> String {
     request_with(&credentials.to_string())
 }
 
-/// The `credplugin` program of this build. Another package's binary is not built for these tests by itself: built here, once.
+/// The `credplugin` program of this build, beside `clipfs`. Another package's binary is not built for these tests by itself, but for
+/// the tests of the whole workspace.
 pub(crate) fn credplugin() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut command = Command::new(env!("CARGO"));
-        command.args(["build", "--locked", "--package", "credplugin", "--bin", "credplugin"]);
-        command.args(["--message-format", "json"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
-        }
-        let output = command.stdin(Stdio::null()).output().expect("cargo, which runs this test");
-        assert!(output.status.success(), "cargo build --package credplugin: {}", describe(&output));
-        let executable = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .expect("cargo names the program that it built");
-        // Its own copy: a build that runs beside the tests replaces the file.
-        let kept = std::env::temp_dir().join(format!("clipfs-test-credplugin-{}", std::process::id()));
-        fs::copy(executable, &kept).unwrap();
-        kept
-    })
+    static BESIDE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let program = Path::new(env!("CARGO_BIN_EXE_clipfs")).with_file_name("credplugin");
+        let path = program.display();
+        assert!(program.is_file(), "there is no {path}: `cargo build -p credplugin` builds it for this test");
+        program
+    });
+    &BESIDE
 }
 
 /// Writes a script that can be run.

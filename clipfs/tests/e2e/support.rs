@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub(crate) struct Sandbox {
     mounted: usize,
     /// Files that may hold planted secrets: requests, and the credentials of others' tools.
     secret_files: Vec<PathBuf>,
+    /// The group that `clipfs` runs as, if not the tests' own.
+    group: Option<u32>,
 }
 
 impl Sandbox {
@@ -31,7 +34,12 @@ impl Sandbox {
             format!("log_file = {:?}\n", dir.path().join("mounts.log")),
         )
         .unwrap();
-        Self { dir, mounts: Vec::new(), mounted: 0, secret_files: Vec::new() }
+        Self { dir, mounts: Vec::new(), mounted: 0, secret_files: Vec::new(), group: None }
+    }
+
+    /// Everything runs as this group from now on.
+    pub(crate) fn set_group(&mut self, group: u32) {
+        self.group = Some(group);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -55,6 +63,9 @@ impl Sandbox {
             .env("CLIPFS_LOG_FORMAT", "json")
             .stdin(Stdio::null())
             .args(args);
+        if let Some(group) = self.group {
+            command.gid(group);
+        }
         command
     }
 
@@ -169,6 +180,9 @@ impl Drop for Sandbox {
         }
         if !std::thread::panicking() {
             self.sweep();
+            // Of all registries of all tests: which one it was, the host tells.
+            let misplaced = fixtures::registry::misplaced();
+            assert!(misplaced.is_empty(), "{misplaced:#?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use credplugin::{Answer, Ask, Code, ContainerRequest, Endpoints, Error, Scheme};
 use fixtures::cloud::{Acr, Ecr, Entra, Google, Server};
-use fixtures::secret;
+use fixtures::secret::{self, Traces};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
@@ -21,6 +21,8 @@ pub(crate) struct Clouds {
     pub(crate) google: Google,
     pub(crate) entra: Entra,
     pub(crate) acr: Acr,
+    /// At the end of the test, nothing secret was logged by anybody.
+    _traces: Traces,
 }
 
 impl Clouds {
@@ -29,7 +31,13 @@ impl Clouds {
         let entra = Entra::start(ip(14));
         let acr = Acr::start(ip(15), &entra);
         acr.call_it(ACR);
-        Self { ecr: Ecr::start(ip(12)), google: Google::start(ip(13)), entra, acr }
+        Self {
+            ecr: Ecr::start(ip(12)),
+            google: Google::start(ip(13)),
+            entra,
+            acr,
+            _traces: Traces::install(),
+        }
     }
 
     pub(crate) fn endpoints(&self) -> Endpoints {

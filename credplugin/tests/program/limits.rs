@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::run::{MARK, Ran, basic, get, program};
+use crate::run::{MARK, Ran, basic, get, program, run, wrapped};
 
 const IMAGE: [&str; 2] = ["--image", "r.example.com/app"];
 /// The peak of a program that keeps to its cap: the document, its tree, the program itself. It is 8 MiB for a small request.
@@ -68,6 +68,35 @@ fn stops_at_the_cap() {
         // The cap, and what fits into the pipe.
         assert!(taken <= (1 << 20) + (256 << 10), "{name}: {taken}");
         assert!(peak > 0 && peak < MAX_PEAK_KIB, "{name}: {peak} KiB");
+    }
+}
+
+/// The document has a cap, not the request in it: a bare request may be as large as the document.
+#[test]
+fn up_to_the_cap_and_not_a_byte_more() {
+    const CAP: usize = 1 << 20;
+    let request = basic("r.example.com", "p");
+    let question = json!({
+        "apiVersion": "clipfs.dev/v1", "kind": "CredentialRequest", "image": IMAGE[1],
+        "registry": "r.example.com", "endpoints": {},
+    });
+    let question = question.to_string().replacen('{', &format!("{{\"containerRequest\":{request},"), 1);
+    // One that must not take more room when it is written again.
+    for filler in ["x", "\\b", "\\u0000", "é"] {
+        for (kind, document, args) in [("request", &request, &IMAGE[..]), ("question", &question, &[])] {
+            let filled = |size: usize| {
+                let room = size - document.len() - r#""of_later":"","#.len();
+                let (count, rest) = (room / filler.len(), room % filler.len());
+                let field = format!(r#""of_later":"{}{}","#, filler.repeat(count), "x".repeat(rest));
+                document.replacen("\"container_id\"", &format!("{field}\"container_id\""), 1)
+            };
+            assert_eq!((filled(CAP).len(), filled(CAP + 1).len()), (CAP, CAP + 1));
+            let ran = get(args, filled(CAP));
+            assert_eq!(ran.code, 0, "{kind} of {filler}: {ran:?}");
+            let ran = get(args, filled(CAP + 1));
+            assert_eq!(ran.code, 65, "{kind} of {filler}");
+            assert!(ran.stderr.contains("larger than 1048576 bytes"), "{ran:?}");
+        }
     }
 }
 
@@ -172,11 +201,11 @@ fn nothing_secret_in_arguments_and_environment() {
     stdin.write_all(most).unwrap();
     let proc = std::path::PathBuf::from(format!("/proc/{}", child.id()));
     let deadline = Instant::now() + Duration::from_secs(20);
-    // Soft and hard limit, when it has come so far.
+    // Soft and hard limit, when it has come so far. Not zero, which does not count where cores are piped to a program.
     loop {
         let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        if core.split_whitespace().skip(4).take(2).eq(["0", "0"]) {
+        if core.split_whitespace().skip(4).take(2).eq(["1", "1"]) {
             break;
         }
         assert!(Instant::now() < deadline, "core dumps are on: {core}");
@@ -223,4 +252,72 @@ fn its_memory_is_its_own() {
     }
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(65));
+}
+
+/// A program that may leave cores of any size, in this directory where `core_pattern` is relative.
+fn unlimited(program: &str, dir: &std::path::Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -c unlimited 2>/dev/null; exec "$@""#, "sh", program]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(dir);
+    command
+}
+
+/// Crashes it: with SIGABRT, since Rust's own handler takes the first SIGSEGV for a stack overflow and returns. Whether the kernel made a core of it (wherever it may have gone), and what is in the directory now.
+fn crash(mut child: Child, dir: &std::path::Path) -> (bool, usize) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(6), "{status}");
+    (status.core_dumped(), std::fs::read_dir(dir).unwrap().count())
+}
+
+#[test]
+fn a_crash_leaves_no_core() {
+    let dir = tempfile::tempdir().unwrap();
+    let spawn = || {
+        let mut command = unlimited(env!("CARGO_BIN_EXE_credplugin"), dir.path());
+        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    // With most of a request in its memory, waiting for the rest.
+    let mut waits = spawn();
+    let request = basic("r.example.com", "pl4nted-p");
+    waits.stdin.as_mut().unwrap().write_all(&request.as_bytes()[..request.len() - 1]).unwrap();
+    let limits = format!("/proc/{}/limits", waits.id());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let hardened = || {
+        let limits = std::fs::read_to_string(&limits).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        core.split_whitespace().nth(4) == Some("1")
+    };
+    while !hardened() {
+        assert!(Instant::now() < deadline, "core dumps are on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(crash(waits, dir.path()), (false, 0));
+
+    // With all of it, waiting for an endpoint that says nothing.
+    let endpoint = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let keys = json!({
+        "AWS_ACCESS_KEY_ID": "pl4nted-id", "AWS_SECRET_ACCESS_KEY": "pl4nted-key", "AWS_REGION": "eu-west-1",
+    });
+    let registry = "127.0.0.1:5000";
+    let question = json!({
+        "apiVersion": "clipfs.dev/v1", "kind": "CredentialRequest",
+        "image": format!("{registry}/app"), "registry": registry,
+        "endpoints": {"ecr": format!("http://{}", endpoint.local_addr().unwrap())},
+        "containerRequest": {"image_credentials": wrapped(registry, "aws", keys).to_string()},
+    });
+    let mut asks = spawn();
+    asks.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
+    let _connection = endpoint.accept().unwrap();
+    assert_eq!(crash(asks, dir.path()), (false, 0));
+
+    // That it would be seen: a program that does nothing against it. Where a pattern leads elsewhere, nobody may be there to take it.
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let may = run(&mut unlimited("sh", dir.path()).args(["-c", "ulimit -H -c"]), "").stdout;
+    if may.trim() == "unlimited" && !pattern.trim().is_empty() && !pattern.contains(['/', '|', '@']) {
+        let control = unlimited("sleep", dir.path()).arg("1000").spawn().unwrap();
+        assert_eq!(crash(control, dir.path()), (true, 1));
+    }
 }

@@ -14,7 +14,7 @@ fn auth(text: &str) -> String {
 
 /// A short form of what a file answers.
 fn answered(json: &str, flavor: Flavor, registry: &str, image: &str) -> String {
-    let file = ConfigFile { path: "/f".into(), flavor, env: Vec::new(), warned: AtomicBool::new(false) };
+    let file = Source { path: "/f".into(), flavor, warned: AtomicBool::new(false) };
     let document = match parse(json.as_bytes(), flavor) {
         Ok(document) => document,
         Err(fault) => {
@@ -248,6 +248,19 @@ fn files_of_the_machine() {
             path.display()
         ))
     );
+}
+
+#[tokio::test]
+async fn the_file_is_not_read_on_the_thread_that_asks() {
+    use futures_util::FutureExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("config.json");
+    fs::write(&path, file_of(&["r.example"])).expect("written");
+    let file = ConfigFile::open(&path, Flavor::Docker, &[]).expect("a good file");
+    let request =
+        CredentialRequest { registry: "r.example".into(), image: String::new(), scope: String::new() };
+    assert!(file.credential(&request).now_or_never().is_none(), "answered at the first poll");
+    assert!(file.credential(&request).await.is_ok());
 }
 
 proptest! {

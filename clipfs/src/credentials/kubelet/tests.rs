@@ -58,7 +58,12 @@ fn decoded_strictly() {
 }
 
 fn answered(auth: &str, image: &str) -> Result<Answer, CredentialError> {
-    let plugin = KubeletPlugin { program: "/p".into(), env: Vec::new(), cache: Mutex::default() };
+    let plugin = KubeletPlugin {
+        program: "/p".into(),
+        env: Vec::new(),
+        cache: Mutex::default(),
+        places: Places::default(),
+    };
     let text = format!(r#"{{{HEAD},"cacheKeyType":"Image","cacheDuration":"1h","auth":{auth}}}"#);
     let response = Response::parse(text.as_bytes()).expect("a response");
     let found = plugin.cache().put(response, image, "r.io", Instant::now());

@@ -8,7 +8,7 @@ use tracing::instrument::WithSubscriber;
 
 use super::super::Credential;
 use super::super::exec::tests::{script, until};
-use super::super::request::tests::{request_json, write_request};
+use super::super::request::tests::{request_json, request_of, write_request};
 use super::*;
 
 const REGISTRY: &str = "r.example.com";
@@ -44,7 +44,9 @@ impl Bench {
             write_request(&path, text);
             RequestFile::open(&path).unwrap()
         });
-        ClipfsPlugin::open(&program, request, Endpoints::default()).unwrap()
+        let plugin = ClipfsPlugin::open(&program, request, Endpoints::default()).unwrap();
+        // Its own: other tests fill those of the process, and waiting counts against the limit.
+        ClipfsPlugin { places: Places::default(), ..plugin }
     }
 
     /// Asks, and checks that neither the log nor the error holds anything that was planted.
@@ -374,4 +376,26 @@ async fn a_rotated_request_reaches_the_plugin() {
     write_request(&plugin.program.with_extension("json"), &request_json("pl4nted-second"));
     assert_ne!(plugin.version(), version);
     assert_eq!(password().await, "pl4nted-second");
+}
+
+#[tokio::test]
+async fn a_request_up_to_what_the_document_has_room_for() {
+    let bench = Bench::new();
+    let body = format!("wc -c > \"$0.size\"\n{}", says(&basic(REGISTRY, None), 0));
+    let plugin = bench.plugin(&body, Some(&request_json("pl4nted-password")));
+    let (path, size) = (plugin.program.with_extension("json"), plugin.program.with_extension("size"));
+    let given = || std::fs::read_to_string(&size).ok()?.trim().parse::<usize>().ok();
+    bench.ask(&plugin).await.unwrap();
+    let around = given().unwrap() - request_json("pl4nted-password").len();
+    let room = clipfs::MAX_REQUEST - around;
+    write_request(&path, &request_of("pl4nted-password", room));
+    bench.ask(&plugin).await.unwrap();
+    assert_eq!(given(), Some(1 << 20), "a document of just 1 MiB");
+    std::fs::remove_file(&size).unwrap();
+    write_request(&path, &request_of("pl4nted-password", room + 1));
+    let error = bench.ask(&plugin).await.unwrap_err();
+    let CredentialError::Malformed(why) = error else { panic!("{error:?}") };
+    assert!(why.starts_with(&*path.to_string_lossy()) && why.contains("too long for a plugin"), "{why}");
+    assert!(why.contains("1048577 bytes, more than 1048576"), "{why}");
+    assert_eq!(given(), None, "it was not run");
 }

@@ -20,6 +20,14 @@ pub(in crate::credentials) fn request_json(password: &str) -> String {
     serde_json::json!({"container_id": "c1", "image_credentials": credentials.to_string()}).to_string()
 }
 
+/// The same, filled up to this many bytes with what nobody understands.
+pub(in crate::credentials) fn request_of(password: &str, size: usize) -> String {
+    let request = request_json(password);
+    let around = r#"{"of_later":"","#.len() - 1;
+    let filler = "x".repeat(size - request.len() - around);
+    request.replacen('{', &format!(r#"{{"of_later":"{filler}","#), 1)
+}
+
 fn password_of(read: &ReadRequest) -> String {
     let text = read.request.image_credentials.expose_secret();
     let parsed = credplugin::parse_credentials(text).unwrap().unwrap();
@@ -120,7 +128,7 @@ fn what_is_no_request_is_told_with_file_and_path() {
     fs::create_dir(at("directory")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
-    let huge = request_json(&"p".repeat(MAX_REQUEST_FILE));
+    let huge = request_json(&"p".repeat(MAX_REQUEST));
     let deep = format!("{{\"env\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
     for (name, text) in [
         ("empty", ""),
@@ -142,7 +150,7 @@ fn what_is_no_request_is_told_with_file_and_path() {
         ("trailing", ""),
         ("mark", ""),
         ("type", "image_credentials"),
-        ("huge", "larger than 1008 KiB"),
+        ("huge", "larger than 1 MiB"),
         ("deep", ""),
     ];
     for (name, expected) in table {
@@ -174,4 +182,36 @@ fn debug_shows_no_request() {
     write_request(&path, &request_json("pl4nted-debug"));
     let text = format!("{:?}", RequestFile::open(&path).unwrap().read().unwrap());
     assert!(!text.contains("pl4nted") && !text.contains("112, 108"), "{text}");
+}
+
+#[test]
+fn what_others_may_replace_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("request.json");
+    write_request(&path, &request_json("pl4nted-mode"));
+    let file = RequestFile::open(&path).unwrap();
+    let refused = |what: &str| {
+        for result in [RequestFile::open(&path).map(drop), file.read().map(drop)] {
+            let text = match result {
+                Err(CredentialError::Configuration(text)) => text,
+                other => panic!("{what}: {other:?}"),
+            };
+            assert!(text.contains("may replace the credentials") && text.contains("chown root"), "{text}");
+        }
+    };
+    for mode in [0o620, 0o602, 0o666, 0o660] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        refused(&format!("{mode:o}"));
+    }
+    // Readers have the secrets, which is told; they cannot choose others.
+    for mode in [0o600, 0o400, 0o640, 0o644] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(file.read().is_ok(), "{mode:o}");
+    }
+    assert!(file.warned.load(Ordering::Relaxed));
+    if geteuid().is_root() {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        refused("another user's");
+    }
 }

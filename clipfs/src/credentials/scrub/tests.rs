@@ -77,11 +77,11 @@ fn all_shapes_of_credentials_are_known() {
 #[test]
 fn words_stay() {
     let scrubber =
-        Scrubber::of(&[&wrapped(&serde_json::json!({"USERNAME": "abc", "PASSWORD": "pl4nted-stay"}))]);
+        Scrubber::of(&[&wrapped(&serde_json::json!({"USERNAME": "abc", "PASSWORD": "pl4nted-stay"})), "{}"]);
     for line in [
         "credentials are for r.example.com, type basic",
         "no such host: https://login.example.com/tenant/oauth2",
-        "a short user name like abc stays",
+        "what is part of a word stays: abcd, {}",
         "100% sure, 5 % of + and /",
         "Grüße: 日本",
     ] {
@@ -142,4 +142,80 @@ proptest! {
         prop_assume!(!before.contains(&shown) && !after.contains(&shown) && !MARK.contains(&shown));
         prop_assert!(!line.contains(&shown), "{line}");
     }
+}
+
+#[test]
+fn short_credentials_go_where_they_stand_alone() {
+    let table = [
+        (
+            r#"{"USERNAME":"abc","PASSWORD":"p"}"#,
+            "no p for user \"abc\", please",
+            "no […] for user \"[…]\", please",
+        ),
+        ("ab:c", "ab:c is wrong: ab, c", "[…] is wrong: […], […]"),
+        (r#"{"PASSWORD":17}"#, "17 of 170", "[…] of 170"),
+    ];
+    for (credentials, message, expected) in table {
+        assert_eq!(Scrubber::of(&[credentials]).line(message), expected);
+    }
+}
+
+/// A request whose every string is planted but for what names things.
+fn planted_request() -> serde_json::Value {
+    serde_json::json!({
+        "container_id": "container-1", "image_id": "image-1", "stub_id": "stub-1", "workspace_id": "workspace-1",
+        "app_id": "app-1", "machine_id": "machine-1", "task_id": "task-1", "hostname": "worker-7",
+        "timestamp": "2026-11-24T10:00:00Z",
+        "entry_point": ["run", "--token=pl4nted-argument"],
+        "env": ["API_KEY=pl4nted-env", "DB=postgres://user:pl4nted-url@db/x", "REGISTRY=r.example.com", "DEBUG=1",
+            "JSON={\"a\":[\"pl4nted-json\"]}"],
+        "workspace": {"external_id": "workspace-1", "name": "my team", "signing_key": "pl4",
+            "storage": {"access_key": "pl4nted-access", "nested": {"secret_key": "pl4nted-storage"}}},
+        "stub": {"external_id": "stub-1", "name": "my stub", "type": "endpoint",
+            "config": "{\"runtime\":{\"secret\":\"pl4nted-config\"}}"},
+        "mounts": [{"mount_path": "/data", "mountpoint_config": {"secret_key": "pl4nted-mount"}}],
+        "build_options": {"source_image": "r.example.com/base:1", "source_image_creds": "u:pl4nted-base",
+            "build_secrets": ["NAME=pl4nted-build", "PIN=42"]},
+        "image_credentials": wrapped(&serde_json::json!({"USERNAME": "robot", "PASSWORD": "pl4nted-image"})),
+        "build_registry_credentials": "builder:pl4nted-registry",
+        "runtime_secret_names": ["pl4nted-name"],
+        "unknown_of_tomorrow": {"deep": ["pl4nted-unknown"]},
+    })
+}
+
+#[test]
+fn every_string_of_a_request_goes_but_for_names() {
+    let scrubber = Scrubber::of_request(&planted_request().to_string(), "r.example.com");
+    for secret in [
+        "pl4nted-argument",
+        "pl4nted-env",
+        "pl4nted-url",
+        "pl4nted-json",
+        "pl4",
+        "pl4nted-access",
+        "pl4nted-storage",
+        "pl4nted-config",
+        "pl4nted-mount",
+        "pl4nted-base",
+        "pl4nted-build",
+        "42",
+        "pl4nted-image",
+        "pl4nted-registry",
+        "pl4nted-name",
+        "pl4nted-unknown",
+    ] {
+        assert_eq!(scrubber.line(&format!("a <{secret}> b")), format!("a <{MARK}> b"));
+        let encoded = STANDARD.encode(format!("user:{secret}"));
+        assert!(secret.len() < 4 || !scrubber.line(&encoded).contains(&encoded[8..]), "{secret}");
+    }
+    let names = "container-1 image-1 stub-1 workspace-1 my team worker-7 task-1 r.example.com 1";
+    assert_eq!(scrubber.line(names), names);
+}
+
+#[test]
+fn a_request_with_too_many_strings_is_not_searched_for() {
+    let many: Vec<_> = (0..3 * MAX_SECRETS).map(|n| format!("pl4nted-{n}")).collect();
+    let request = serde_json::json!({"env": many}).to_string();
+    let line = Scrubber::of_request(&request, "r.example.com").line("it is pl4nted-17, sadly");
+    assert!(!line.contains("pl4nted") && !line.contains("sadly"), "{line}");
 }

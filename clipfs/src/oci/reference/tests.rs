@@ -91,8 +91,9 @@ fn refuses_with_a_reason() {
         ("x..y", "the repository is malformed"),
         ("x?y=1", "the repository is malformed"),
         ("x%2fy", "the repository is malformed"),
-        ("user@host.example/x", "the registry is not a host name"),
-        ("a:b@host/x", "the port is not a number from 1 to 65535"),
+        ("user@host.example/x", CREDENTIALS),
+        ("a:b@host/x", CREDENTIALS),
+        ("alpine@3", "the digest is not sha256: and 64 lower-case hex digits"),
         ("x:", "the tag is malformed"),
         ("x:-a", "the tag is malformed"),
         (&long_tag, "the tag is malformed"),
@@ -119,6 +120,37 @@ fn refuses_with_a_reason() {
             Ok(got) => panic!("{input:?} parsed as {got}"),
             Err(e) => assert_eq!(e.reason, *want, "{input:?}"),
         }
+    }
+}
+
+#[test]
+fn credentials_in_a_reference_are_not_repeated() {
+    let digest = format!("https://u:pl4nted-p@host/a@{D}");
+    let bad_digest = "u:pl4nted-p@host/a@sha256:1".to_owned();
+    let table: &[(&str, &str)] = &[
+        ("https://user:pl4nted-p@host.example/a", "https://…@host.example/a"),
+        ("docker://user:pl4nted-p@host.example:5000/a:1", "docker://…@host.example:5000/a:1"),
+        ("user:pl4nted-p@host.example/a", "…@host.example/a"),
+        ("pl4nted-token@host.example/a", "…@host.example/a"),
+        ("https://user:pl4nted-p@registry", "https://…@registry"),
+        ("user:pl4nted-p@registry", "…@registry"),
+        ("https://u:pl4nted-/p@host.example/a", "https://…@host.example/a"),
+        ("https://u:pl4nted-@p@host.example/a", "https://…@host.example/a"),
+        ("u:pl4nted://p@host.example/a", "…@host.example/a"),
+        ("ftp://u:pl4nted-p@host.example/a", "ftp://…@host.example/a"),
+        ("user:pl4nted-p@", "…@"),
+        (&digest, &format!("https://…@host/a@{D}")),
+        (&bad_digest, "…@host/a@sha256:1"),
+    ];
+    for (input, shown) in table {
+        let error = ImageSpec::parse(input).unwrap_err();
+        assert_eq!((error.reference.as_str(), error.reason.as_str()), (*shown, CREDENTIALS), "{input}");
+        assert!(!format!("{error} {error:?}").contains("pl4nted"), "{error:?}");
+    }
+    let long = format!("{}:pl4nted-p@host.example/a", "u".repeat(2 * MAX_REFERENCE));
+    assert!(!ImageSpec::parse(&long).unwrap_err().to_string().contains("uu"));
+    for plain in ["x@sha256:12", "x@md5:d41d8cd98f00b204e9800998ecf8427e", "Upper/x:1"] {
+        assert_eq!(ImageSpec::parse(plain).unwrap_err().reference, plain);
     }
 }
 

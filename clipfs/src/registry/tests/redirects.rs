@@ -34,11 +34,11 @@ async fn credentials_stay_at_home() {
         if r.header("authorization").is_none() {
             return Reply::new(401, "").with("www-authenticate", "Basic realm=\"x\"");
         }
-        Reply::new(307, "").with("location", format!("http://{target}/object?sig=s3cret"))
+        Reply::new(307, "").with("location", format!("http://{target}/object?sig=pl4nted-s3cret"))
     })
     .await;
     home.set(server.host.clone()).unwrap();
-    let credential = Credential::Basic { username: "u".into(), password: "p".into() };
+    let credential = Credential::Basic { username: "u".into(), password: "pl4nted-p".into() };
     let provider = Static { registry: server.host.clone(), credential };
     let source = open(&server.host, with_credentials(provider)).await;
     assert_eq!(source.blob(&image.blob()).await.unwrap().collect().await.unwrap(), image.layer[..]);
@@ -91,12 +91,12 @@ async fn refusal_at_the_target_is_no_storm() {
     let store = Server::start("127.0.0.2", |_, _| Reply::new(403, "")).await;
     let target = store.host.clone();
     let server = Server::start("127.0.0.1", move |_, _| {
-        Reply::new(302, "").with("location", format!("http://{target}/x?sig=s3cret"))
+        Reply::new(302, "").with("location", format!("http://{target}/x?sig=pl4nted-s3cret"))
     })
     .await;
     let error = open(&server.host, options()).await.blob(&image.blob()).await.unwrap_err();
     assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
-    assert!(!error.to_string().contains("s3cret"));
+    assert!(!error.to_string().contains("pl4nted-s3cret"));
     assert_eq!((server.requests().len(), store.requests().len()), (2, 2));
 }
 
@@ -104,12 +104,12 @@ async fn refusal_at_the_target_is_no_storm() {
 async fn bad_targets_are_refused() {
     let image = Image::new(1000);
     for location in [
-        "http://169.254.169.254/latest/meta-data/?t=s3cret",
-        "http://10.0.0.1/x?t=s3cret",
+        "http://169.254.169.254/latest/meta-data/?t=pl4nted-s3cret",
+        "http://10.0.0.1/x?t=pl4nted-s3cret",
         "http://[fd00:ec2::254]/x",
         "file:///etc/shadow",
-        "http://public.example/x?t=s3cret",
-        "http://u:s3cret@127.0.0.1/x",
+        "http://public.example/x?t=pl4nted-s3cret",
+        "http://u:pl4nted-s3cret@127.0.0.1/x",
         "",
     ] {
         let server = Server::start("127.0.0.1", move |_, _| {
@@ -119,7 +119,7 @@ async fn bad_targets_are_refused() {
         .await;
         let error = open(&server.host, options()).await.blob(&image.blob()).await.unwrap_err();
         assert!(matches!(error, RegistryError::Protocol { .. }), "{location}: {error}");
-        assert!(!error.to_string().contains("s3cret"), "{error}");
+        assert!(!error.to_string().contains("pl4nted-s3cret"), "{error}");
         assert_eq!(server.requests().len(), 1, "{location}");
     }
     let server =
@@ -189,7 +189,7 @@ async fn names_that_resolve_privately_are_refused_before_any_packet() {
         .await;
         let own_port = server.host.rsplit(':').next().unwrap();
         let reference = Reference::parse(&format!("registry.test:{own_port}/team/app:1")).unwrap();
-        let credential = Credential::Basic { username: "u".into(), password: "p".into() };
+        let credential = Credential::Basic { username: "u".into(), password: "pl4nted-p".into() };
         let mut options = with_credentials(Static { registry: reference.registry.clone(), credential });
         options.plain_http = true;
         let ips = addresses.iter().map(|address| address.parse().unwrap()).collect();

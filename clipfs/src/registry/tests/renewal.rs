@@ -1,83 +1,21 @@
 //! When the provider is asked: before there is a challenge, when its answer ends, when its source changes; and when not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use super::provider::{Scripted, basic, password, with};
 use super::server::{Image, Reply, Server, open, options};
-use crate::credentials::provider::{Answer, AnswerFuture};
-use crate::credentials::{Credential, CredentialError, CredentialProvider, CredentialRequest};
+use crate::credentials::provider::Answer;
+use crate::credentials::{Credential, CredentialError};
 use crate::oci::Platform;
-use crate::registry::{ImageSource, RegistryError, RegistryOptions, within};
+use crate::registry::{ImageSource, RegistryError, within};
 
-type Say = dyn Fn(usize) -> Result<Answer, CredentialError> + Send + Sync;
-
-/// A provider of the test's own; `asked` counts, `version` is what the source is at.
-struct Scripted {
-    asked: AtomicUsize,
-    version: AtomicU64,
-    refused: AtomicUsize,
-    say: Box<Say>,
-}
-
-impl std::fmt::Debug for Scripted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Scripted")
-    }
-}
-
-impl Scripted {
-    fn new(say: impl Fn(usize) -> Result<Answer, CredentialError> + Send + Sync + 'static) -> Arc<Self> {
-        let (asked, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { asked, version: AtomicU64::new(0), refused, say: Box::new(say) })
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(SeqCst)
-    }
-}
-
-#[derive(Debug)]
-struct Shared(Arc<Scripted>);
-
-impl CredentialProvider for Shared {
-    fn credential<'a>(&'a self, _: &'a CredentialRequest) -> AnswerFuture<'a> {
-        Box::pin(async move {
-            let n = self.0.asked.fetch_add(1, SeqCst);
-            tokio::task::yield_now().await;
-            (self.0.say)(n)
-        })
-    }
-
-    fn version(&self) -> u64 {
-        self.0.version.load(SeqCst)
-    }
-
-    fn refused(&self, _: &CredentialRequest) {
-        self.0.refused.fetch_add(1, SeqCst);
-    }
-}
-
-fn with(provider: &Arc<Scripted>) -> RegistryOptions {
-    RegistryOptions { credentials: Arc::new(Shared(Arc::clone(provider))), ..options() }
-}
-
-/// User `u` with this password.
-fn password(password: &str, valid_for: Option<u64>) -> Answer {
-    let credential = Credential::Basic { username: "u".into(), password: password.into() };
-    Answer { credential, valid_for: valid_for.map(Duration::from_secs) }
-}
-
-fn basic(password: &str) -> String {
-    use base64::Engine as _;
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("u:{password}")))
-}
-
-/// A registry that wants `u` with the password `p<epoch>`.
+/// A registry that wants `u` with the password `pl4nted-p<epoch>`.
 async fn registry(image: &Image, epoch: &Arc<AtomicUsize>) -> Server {
     let (image, epoch) = (image.clone(), Arc::clone(epoch));
     Server::start("127.0.0.1", move |r, _| {
-        if r.header("authorization") == Some(&basic(&format!("p{}", epoch.load(SeqCst)))) {
+        if r.header("authorization") == Some(&basic(&format!("pl4nted-p{}", epoch.load(SeqCst)))) {
             image.answer(r)
         } else {
             Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\"")
@@ -100,7 +38,7 @@ async fn unusable_credentials_are_told_where_nobody_wants_any() {
         (Ok(password("pl4nted-\r\nX: y", None)), "line breaks"),
         (Ok(Answer { credential: Credential::Bearer("pl4nted- a".into()), valid_for: None }), "no header"),
         (Ok(Answer { credential: Credential::RefreshToken("a\0".into()), valid_for: None }), "no header"),
-        (Ok(password("p", Some(0))), "ended already"),
+        (Ok(password("pl4nted-p", Some(0))), "ended already"),
     ] {
         let provider = Scripted::new(move |_| say.clone());
         let source = open(&server.host, with(&provider)).await;
@@ -118,7 +56,7 @@ async fn unusable_credentials_are_told_where_nobody_wants_any() {
 async fn what_was_asked_early_is_kept() {
     let image = Image::new(100);
     let server = registry(&image, &Arc::default()).await;
-    let provider = Scripted::new(|_| Ok(password("p0", None)));
+    let provider = Scripted::new(|_| Ok(password("pl4nted-p0", None)));
     let source = open(&server.host, with(&provider)).await;
     let platform = Platform::parse("linux/amd64").unwrap();
     // Beside requests, and many at once: one call.
@@ -144,7 +82,7 @@ async fn a_provider_that_keeps_answers_is_told_of_refusals() {
     let epoch = Arc::new(AtomicUsize::new(0));
     let server = registry(&image, &epoch).await;
     let now = Arc::clone(&epoch);
-    let provider = Scripted::new(move |_| Ok(password(&format!("p{}", now.load(SeqCst)), None)));
+    let provider = Scripted::new(move |_| Ok(password(&format!("pl4nted-p{}", now.load(SeqCst)), None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     assert_eq!(provider.refused.load(SeqCst), 0, "nothing was refused yet");
@@ -160,7 +98,7 @@ async fn a_changed_source_ends_the_hold() {
     let server = registry(&image, &epoch).await;
     let known = Arc::new(AtomicUsize::new(0));
     let says = Arc::clone(&known);
-    let provider = Scripted::new(move |_| Ok(password(&format!("p{}", says.load(SeqCst)), None)));
+    let provider = Scripted::new(move |_| Ok(password(&format!("pl4nted-p{}", says.load(SeqCst)), None)));
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
     epoch.store(1, SeqCst); // rotated, and the source does not know yet
@@ -190,7 +128,7 @@ async fn a_definite_no_of_the_source_holds_off_until_it_changes() {
     let server = registry(&image, &Arc::default()).await;
     let provider = Scripted::new(|n| match n {
         0 => Err(CredentialError::Denied { registry: "r".into(), reason: "secret deleted".into() }),
-        _ => Ok(password("p0", None)),
+        _ => Ok(password("pl4nted-p0", None)),
     });
     let source = open(&server.host, with(&provider)).await;
     for _ in 0..5 {
@@ -236,7 +174,7 @@ async fn a_provider_that_is_away_is_not_noticed_while_its_answer_holds() {
     let server = Server::start("127.0.0.1", move |r, _| {
         let token = format!("t{}", epoch.load(SeqCst));
         if r.target.starts_with("/token") {
-            return match r.header("authorization") == Some(&basic("p0")) {
+            return match r.header("authorization") == Some(&basic("pl4nted-p0")) {
                 true => Reply::new(200, format!(r#"{{"token":"{token}","expires_in":300}}"#)),
                 false => Reply::new(401, ""),
             };
@@ -252,7 +190,7 @@ async fn a_provider_that_is_away_is_not_noticed_while_its_answer_holds() {
     let is_away = Arc::clone(&away);
     let provider = Scripted::new(move |_| match is_away.load(SeqCst) {
         true => Err(CredentialError::Unavailable("gone".into())),
-        false => Ok(password("p0", Some(1000))),
+        false => Ok(password("pl4nted-p0", Some(1000))),
     });
     let source = open(&server.host, with(&provider)).await;
     read(&source, &image).await.unwrap();
@@ -279,7 +217,9 @@ async fn try_later_is_no_storm() {
     let later = |after| CredentialError::TryLater { reason: "throttled".into(), after };
     let wait = Duration::from_millis(300);
     let provider =
-        Scripted::new(move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("p0", None)) });
+        Scripted::new(
+            move |n| if n == 0 { Err(later(Some(wait))) } else { Ok(password("pl4nted-p0", None)) },
+        );
     let source = open(&server.host, with(&provider)).await;
     let readers: Vec<_> = (0..50)
         .map(|_| {
@@ -335,7 +275,7 @@ async fn answers_that_end_at_once_end_in_an_error() {
     let server = registry(&image, &Arc::default()).await;
     let provider = Scripted::new(|_| {
         let valid_for = Some(Duration::from_nanos(1));
-        Ok(Answer { valid_for, ..password("p0", None) })
+        Ok(Answer { valid_for, ..password("pl4nted-p0", None) })
     });
     let error = read(&open(&server.host, with(&provider)).await, &image).await.unwrap_err();
     assert!(error.to_string().contains("before they can be presented"), "{error}");

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fixtures::secret::Traces;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -66,6 +67,8 @@ impl Reply {
 pub(super) struct Server {
     pub(super) host: String,
     log: Arc<Mutex<Vec<Request>>>,
+    /// At the end of the test, nothing secret was logged by anybody.
+    _traces: Traces,
 }
 
 impl Server {
@@ -86,7 +89,7 @@ impl Server {
                 });
             }
         });
-        Self { host, log }
+        Self { host, log, _traces: Traces::install() }
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {
