@@ -124,7 +124,8 @@ async fn reads_what_skopeo_pushed() {
     let denied = open(&spec, Arc::new(Anonymous)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(denied, RegistryError::Denied { .. }), "{denied}");
     let absent = ImageSpec::Registry(Reference::parse(&format!("{host}/team/app:2")).unwrap());
-    let absent = open(&absent, login(dir.path(), &host, &password)).await.resolve(&platform).await.unwrap_err();
+    let absent =
+        open(&absent, login(dir.path(), &host, &password)).await.resolve(&platform).await.unwrap_err();
     assert!(matches!(absent, RegistryError::NotFound(_)), "{absent}");
 
     // The same image as files, written by skopeo.

@@ -224,6 +224,9 @@ impl Scrubber {
             }
             found.extend(text.match_indices(secret.as_str()).map(|(at, hit)| at..at + hit.len()));
             found.extend(decoded.find(secret.as_bytes()));
+            // A stray `%` before it makes decoding lose its place.
+            let escaped = escaped(secret);
+            found.extend(text.match_indices(escaped.as_str()).map(|(at, hit)| at..at + hit.len()));
             for core in base64_cores(secret.as_bytes()) {
                 let plain = text.match_indices(core.as_str()).map(|(at, hit)| at..at + hit.len());
                 let hits = plain.chain(decoded.find(core.as_bytes()));
@@ -281,6 +284,19 @@ impl Decoded {
             .map(|(at, _)| self.from[at].start..self.from[at + secret.len() - 1].end)
             .collect()
     }
+}
+
+/// With percent escapes for all but letters and digits.
+fn escaped(secret: &str) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(secret.len() * 3));
+    for byte in secret.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
 }
 
 /// The end of the text, if it is the beginning of a secret: messages get cut.
