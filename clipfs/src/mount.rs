@@ -125,6 +125,7 @@ pub fn keeper_main() -> ExitCode {
         }
     };
     logging::init(&request.server.log_level, request.server.log_json);
+    name_process(c"clipfs-keeper");
     if let Err(error) = detach() {
         tracing::warn!(%error, "cannot leave the session");
     }
@@ -157,6 +158,13 @@ fn take_over() -> io::Result<(MountRequest, Option<OwnedFd>, UnixStream)> {
     let request: MountRequest = serde_json::from_reader(&caller).map_err(io::Error::other)?;
     let held = request.holds_request.then_some(held);
     Ok((request, held, caller))
+}
+
+/// What `ps` and `pgrep` show: started by way of `/proc/self/exe`, it would be `exe`.
+fn name_process(name: &std::ffi::CStr) {
+    if let Err(error) = nix::sys::prctl::set_name(name) {
+        tracing::debug!(%error, "cannot name the process");
+    }
 }
 
 /// Own session, no working directory that would keep a file system busy.

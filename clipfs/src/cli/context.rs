@@ -120,6 +120,9 @@ impl Context {
 
     /// Opens the place where an image is.
     pub(super) async fn source(&self, spec: &ImageSpec) -> Result<ImageSource, Failure> {
+        if self.source.request.is_some() && !matches!(spec, ImageSpec::Registry(_)) {
+            tracing::warn!("{spec} is on this machine: the request's credentials are not used");
+        }
         Ok(ImageSource::open(spec, self.registry_options()).await?)
     }
 

@@ -122,7 +122,7 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
             Some("check name and tag; a registry also says so of images that one may not see")
         }
         RegistryError::Denied { .. } => Some(
-            "the image may be private, or its name wrong: give credentials with --request or --credential-plugin",
+            "check the credentials (or give some with --request or --credential-plugin), and the name of the image",
         ),
         RegistryError::Credentials(error) => Some(credentials_hint(error)),
         RegistryError::UnknownHost { .. } => Some("check the registry's name and this machine's DNS"),

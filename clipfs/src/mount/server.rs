@@ -22,6 +22,7 @@ use super::asked::Counts;
 use super::error::sentence;
 use super::handover;
 use super::metrics::{self, Numbers};
+use super::name_process;
 use super::protocol::{ServerConfig, ServerDocument, ServerReport, State, send};
 use super::rundir::RunDir;
 use super::source::{CHECK_TIMEOUT, First, open_source, state_after};
@@ -91,6 +92,7 @@ pub fn server_main(run_dir: &Path) -> ExitCode {
             return ExitCode::from(exit::SOFTWARE);
         }
     };
+    name_process(c"clipfs-server");
     let result = serve(&dir, fuse, &mut report);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -345,7 +347,13 @@ async fn opened(served: &Served) -> Result<Option<&ImageSource>, RegistryError> 
 fn set_state(served: &Served, state: State) {
     let before = served.state.swap(state as u8, Ordering::Relaxed);
     if before != state as u8 {
-        tracing::info!(?state, "the image's source has changed its state");
+        match state {
+            State::Ok => tracing::info!("the image's source answers, and accepts the credentials: state ok"),
+            State::Degraded => tracing::warn!("the image's source cannot be reached: state degraded"),
+            State::AuthDenied => {
+                tracing::warn!("the image's source refuses the credentials: state auth_denied")
+            }
+        }
     }
 }
 

@@ -67,10 +67,11 @@ impl Question {
             }
             Document::Credential(mut asked) => {
                 // Nothing to answer from is not the same as a request without credentials.
-                let request = asked
-                    .container_request
-                    .take()
-                    .ok_or_else(|| Error::bad_request("containerRequest", "not found"))?;
+                let request = asked.container_request.take().ok_or_else(|| {
+                    let reason =
+                        "there is no ContainerRequest to answer from: give clipfs one with --request";
+                    Error::new(Code::NotFound, reason)
+                })?;
                 let request = ContainerRequest::parse(&request)?;
                 (asked, request)
             }
