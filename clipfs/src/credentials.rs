@@ -26,6 +26,7 @@ mod server;
 pub mod source;
 mod value;
 
+pub(crate) use answered::is_same_registry;
 pub use hardening::harden;
 pub use json::Fault;
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) fn expired(asked: &str) -> CredentialError {
 }
 
 /// Whether two names are the same registry.
-pub(super) fn is_same_registry(one: &str, other: &str) -> bool {
+pub(crate) fn is_same_registry(one: &str, other: &str) -> bool {
     match (normalize_registry(one), normalize_registry(other)) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,

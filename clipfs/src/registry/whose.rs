@@ -3,9 +3,9 @@
 //! A host has the name of its address, and providers know credentials by name. Only the operator's word gives it those of
 //! another name.
 
-use credplugin::normalize_registry;
 use reqwest::Url;
 
+use crate::credentials::is_same_registry;
 use crate::oci::Reference;
 use crate::oci::reference::{is_loopback_host, split_port};
 
@@ -27,8 +27,7 @@ impl Whose {
         let host = base.host_str().unwrap_or("");
         let in_the_clear = base.scheme() == "http" && !plain_http && !is_loopback_host(host);
         // On any port: the default ones are in no name.
-        let name = |host: &str| normalize_registry(host).ok();
-        let is_its_host = name(host) == name(split_port(&reference.registry).0)
+        let is_its_host = is_same_registry(host, split_port(&reference.registry).0)
             || host.eq_ignore_ascii_case(split_port(reference.api_host()).0);
         match (in_the_clear, is_its_host) {
             (true, true) => Self::Nobodys,
