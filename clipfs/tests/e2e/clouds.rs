@@ -120,7 +120,7 @@ impl Clouds {
 fn host(sandbox: &Sandbox, name: &str, registry: &Registry) -> String {
     let hosts = sandbox.path("hosts");
     fs::create_dir_all(hosts.join(name)).unwrap();
-    let text = format!("server = \"http://{}\"\n", registry.addr());
+    let text = format!("server = \"http://{}\"\nsend_credentials = true\n", registry.addr());
     fs::write(hosts.join(name).join("hosts.toml"), text).unwrap();
     hosts.display().to_string()
 }

@@ -305,6 +305,13 @@ fn a_crash_leaves_no_core() {
     let may = run(unlimited("sh", dir.path()).args(["-c", "ulimit -H -c"]), "").stdout;
     if may.trim() == "unlimited" && !pattern.trim().is_empty() && !pattern.contains(['/', '|', '@']) {
         let control = unlimited("sleep", dir.path()).arg("1000").spawn().unwrap();
+        // Not the shell before it has raised the limit.
+        let name = format!("/proc/{}/comm", control.id());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+            assert!(Instant::now() < deadline, "sleep does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(crash(control, dir.path()), (true, 1));
     }
 }
