@@ -60,14 +60,14 @@ pub(super) struct Scrubber {
     secrets: Vec<Zeroizing<String>>,
     /// Credentials too short to be looked for within words.
     words: Vec<Zeroizing<String>>,
-    /// A registry's name is none, wherever it stands.
-    registry: String,
+    /// Names of registries: within these nothing is taken out, a region least of all.
+    registries: Vec<String>,
 }
 
 impl Scrubber {
     /// Of a whole request as JSON, for a question about this registry.
     pub(super) fn of_request(request: &str, registry: &str) -> Self {
-        let mut scrubber = Self { registry: registry.to_owned(), ..Self::default() };
+        let mut scrubber = Self { registries: vec![registry.to_owned()], ..Self::default() };
         match serde_json::from_str(request) {
             Ok(Value::Object(members)) => {
                 for (key, value) in members {
@@ -162,8 +162,10 @@ impl Scrubber {
                 // The wrapped form's own words are no secrets, and complaints name them.
                 let wrapped = depth == 0 && members.contains_key("credentials");
                 for (key, value) in members {
-                    if !(wrapped && (key == "registry" || key == "type")) {
-                        self.collect_json(value, depth, is_credential);
+                    match value {
+                        Value::String(name) if wrapped && key == "registry" => self.registries.push(name),
+                        _ if wrapped && key == "type" => {}
+                        value => self.collect_json(value, depth, is_credential),
                     }
                 }
             }
@@ -173,9 +175,6 @@ impl Scrubber {
     }
 
     fn add(&mut self, secret: &str, is_credential: bool) {
-        if secret == self.registry {
-            return;
-        }
         let mut add = |text: String| {
             if text.len() >= MIN_SECRET {
                 self.secrets.push(Zeroizing::new(text));
@@ -237,6 +236,9 @@ impl Scrubber {
             let hits = text.match_indices(word.as_str()).map(|(at, hit)| at..at + hit.len());
             found.extend(hits.filter(|hit| stands_alone(text, hit)));
         }
+        let names: Vec<_> = self.registries.iter().filter(|name| name.contains(['.', ':'])).collect();
+        let names: Vec<_> = names.iter().flat_map(|name| text.match_indices(name.as_str())).collect();
+        found.retain(|hit| !names.iter().any(|(at, name)| *at <= hit.start && hit.end <= at + name.len()));
         replace(text, found)
     }
 }

@@ -213,6 +213,25 @@ fn every_string_of_a_request_goes_but_for_names() {
 }
 
 #[test]
+fn names_of_registries_stay_whole() {
+    let registry = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+    let values = serde_json::json!({"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "pl4nted-amazonaws"});
+    let credentials =
+        serde_json::json!({"registry": registry, "type": "aws", "credentials": values}).to_string();
+    let request = serde_json::json!({"image_credentials": credentials}).to_string();
+    let scrubber = Scrubber::of_request(&request, "127.0.0.1:5000");
+    let table = [
+        (format!("they are for {registry}, not for 127.0.0.1:5000"), None),
+        (format!("they are for {registry}"), None),
+        (format!("eu-west-1 of {registry}"), Some(format!("{MARK} of {registry}"))),
+        (format!("pl4nted-amazonaws at {registry}"), Some(format!("{MARK} at {registry}"))),
+    ];
+    for (message, expected) in table {
+        assert_eq!(scrubber.line(&message), expected.unwrap_or_else(|| message.clone()));
+    }
+}
+
+#[test]
 fn a_request_with_too_many_strings_is_not_searched_for() {
     let many: Vec<_> = (0..3 * MAX_SECRETS).map(|n| format!("pl4nted-{n}")).collect();
     let request = serde_json::json!({"env": many}).to_string();
