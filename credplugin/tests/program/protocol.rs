@@ -172,9 +172,9 @@ fn refusals() {
             "nothing to answer from",
             &[],
             r#"{"apiVersion":"clipfs.dev/v1","kind":"CredentialRequest","image":"r.example.com/a"}"#.into(),
-            65,
-            "bad_request",
-            "containerRequest",
+            66,
+            "not_found",
+            "no ContainerRequest",
         ),
         (
             "no such endpoint",
