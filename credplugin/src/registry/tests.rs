@@ -243,7 +243,7 @@ proptest! {
             prop_assert_eq!(parse_registry(&format!("{name}/x")), Ok(name.clone()));
             prop_assert_eq!(parse_registry(&format!("https://{name}/x")), Ok(name.clone()));
             // `registry:5000` alone reads as an image and its tag; every other name is also a reference to itself.
-            if name.contains(['.', '[']) || name.starts_with("localhost") {
+            if name.contains(['.', '[']) || name == "localhost" || name.starts_with("localhost:") {
                 prop_assert_eq!(parse_registry(&name), Ok(name.clone()));
             }
         }
