@@ -111,7 +111,8 @@ impl Endpoint {
                 return Err(self.deny(&ticket, response, &sent).await);
             }
             again = true;
-            self.auth.renew(&ticket, challenges, again).await?;
+            // Shown once already: the provider is asked, and nothing kept is tried first.
+            self.auth.renew(&ticket, challenges, true).await?;
         }
         Ok(())
     }
