@@ -1,0 +1,19 @@
+//! Compiles the `.proto` files, without `protoc`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use prost::Message as _;
+
+fn main() -> anyhow::Result<()> {
+    let dir = Path::new("proto");
+    let files = ["admin", "container", "container_request", "image", "secret", "worker"];
+    let files = files.map(|name| dir.join("clipfs/v1").join(name).with_extension("proto"));
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(&files, [dir]).context("the .proto files do not compile")?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    // For reflection.
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Commands: the server, the operator's (with the database), and clients' (over gRPC).
+
+use std::process::ExitCode;
+
+/// The program.
+pub fn main() -> ExitCode {
+    ExitCode::FAILURE
+}

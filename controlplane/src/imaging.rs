@@ -1,0 +1,1 @@
+//! Build time: tries an image's credentials against its registry, builds its clip index, and keeps both.

@@ -1,0 +1,5 @@
+//! `controlplane`: see [`controlplane::cli`].
+
+fn main() -> std::process::ExitCode {
+    controlplane::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Places containers on workers, and finds workers that are lost.

@@ -1,0 +1,1 @@
+//! Listening, TLS, who is calling, metrics, shutdown.

@@ -1,0 +1,1 @@
+//! The RPCs: from messages to repositories and back.
