@@ -5,6 +5,7 @@
 
 mod credential;
 mod death;
+mod ledger;
 mod python;
 mod replicas;
 mod whole;

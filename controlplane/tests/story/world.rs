@@ -300,6 +300,13 @@ impl World {
         self.workers[n].child = self.work(&self.workers[n].name);
     }
 
+    /// Stops its process, or lets it go on.
+    pub fn freeze_worker(&self, n: usize, frozen: bool) {
+        use nix::sys::signal::{Signal, kill};
+        let pid = nix::unistd::Pid::from_raw(self.workers[n].child.id().cast_signed());
+        kill(pid, if frozen { Signal::SIGSTOP } else { Signal::SIGCONT }).unwrap();
+    }
+
     pub fn worker_pid(&self, n: usize) -> u32 {
         self.workers[n].child.id()
     }
