@@ -21,15 +21,23 @@ use crate::model::{
 mod address;
 mod announce;
 mod audit;
+mod bulk;
+mod capacity;
 mod change;
+mod containers;
 mod dialect;
 mod error;
+mod events;
+mod logs;
 mod migrations;
+mod outbox;
 mod page;
+mod queue;
 mod retry;
 mod row;
 mod sql;
 mod topic;
+mod workers;
 mod workspaces;
 
 // `mod whole;` implements `Store`, once all repositories are there.
