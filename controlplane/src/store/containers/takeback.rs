@@ -6,7 +6,7 @@ use super::row::Row;
 use crate::model::{Container, ContainerState};
 use crate::store::queue::MAX_DELAY;
 use crate::store::sql::Tx;
-use crate::store::{Result, Topic, bulk, events, outbox};
+use crate::store::{Result, Topic, events, outbox};
 
 /// gRPC's code of what somebody stopped.
 pub(crate) const CANCELLED: i32 = 1;
