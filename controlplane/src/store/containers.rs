@@ -128,7 +128,10 @@ async fn locked(tx: &mut Tx, workspace: &WorkspaceId, container: &ContainerId) -
 }
 
 async fn submit(tx: &mut Tx, new: &NewContainer) -> Result<Done<Container>> {
-    let digest = sqlx::query("SELECT digest FROM image WHERE workspace_id = $1 AND image_id = $2")
+    // It must not be deleted before this is committed.
+    let sql =
+        format!("SELECT digest FROM image WHERE workspace_id = $1 AND image_id = $2{}", tx.dialect.for_share());
+    let digest = sqlx::query(AssertSqlSafe(sql))
         .bind(new.workspace_id.as_str())
         .bind(new.image_id.as_str())
         .fetch_optional(&mut **tx)

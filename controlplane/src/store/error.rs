@@ -43,6 +43,9 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            sqlx::Error::Database(said) if said.is_foreign_key_violation() => {
+                Self::Conflict("what this refers to went away meanwhile, or is still in use".to_owned())
+            }
             sqlx::Error::Database(said) => match said.code().as_deref().map_or(Kind::Other, kind) {
                 Kind::Busy => Self::Busy(error),
                 Kind::Unavailable => Self::Unavailable(error),
