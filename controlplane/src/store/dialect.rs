@@ -37,14 +37,6 @@ impl Dialect {
         }
     }
 
-    /// The end of a SELECT whose rows stay as they are until this transaction ends; others may hold them so too.
-    pub(super) const fn for_share(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-            Self::Postgres => " FOR SHARE",
-        }
-    }
-
     /// The end of a SELECT whose rows stay as they are until this transaction ends; others may hold them likewise.
     pub(super) const fn for_share(self) -> &'static str {
         match self {
