@@ -21,24 +21,31 @@ use crate::model::{
 mod address;
 mod announce;
 mod audit;
+mod bulk;
+mod capacity;
 mod change;
+mod containers;
 mod data_keys;
 mod dialect;
 mod error;
+mod events;
 mod housekeeping;
 mod images;
 mod indexes;
+mod logs;
 mod migrations;
+mod outbox;
 mod page;
+mod queue;
 mod retry;
 mod row;
 mod secrets;
 mod sql;
 mod tokens;
 mod topic;
+mod whole;
+mod workers;
 mod workspaces;
-
-// `mod whole;` implements `Store`, once all repositories are there.
 
 pub use change::{Change, Done, IdempotencyKey, NewSecret, SecretChange};
 pub use error::StoreError;
