@@ -9,5 +9,6 @@ pub mod convert;
 pub mod page;
 pub mod status;
 pub mod validate;
+pub mod worker;
 
 pub use caller::{Caller, caller};

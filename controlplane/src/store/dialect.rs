@@ -45,14 +45,6 @@ impl Dialect {
         }
     }
 
-    /// The end of a SELECT whose rows stay as they are until this transaction ends; others may hold them likewise.
-    pub(super) const fn for_share(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-            Self::Postgres => " FOR SHARE",
-        }
-    }
-
     /// The end of a SELECT whose rows this transaction holds until it ends, without those that another one holds.
     pub(super) const fn skip_locked(self) -> &'static str {
         match self {
