@@ -12,6 +12,7 @@ pub mod page;
 pub mod secret;
 pub mod status;
 pub mod validate;
+pub mod worker;
 
 pub use admin::Admin;
 pub use caller::{Caller, caller};
