@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+pub mod keys;
+
 /// The program.
 pub fn main() -> ExitCode {
     ExitCode::FAILURE
