@@ -14,6 +14,9 @@ fn main() -> anyhow::Result<()> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     // For reflection.
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        // In the order of its keys: a retry has the bytes, and so the hash, of the first try.
+        .btree_map(".clipfs.v1.CreateImageRequest.base_image_creds")
+        .compile_fds(descriptors)?;
     Ok(())
 }

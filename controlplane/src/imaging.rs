@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 
 use crate::credentials::Credentials;
 use crate::model::{Image, ImageCredentialSource, Time, WorkspaceId};
-use crate::store::Change;
+use crate::store::{Audit, Change, DataKeys, ImageLookups, Images, Indexes, Secrets, Store, Workspaces};
 
 mod error;
 mod keep;
@@ -118,13 +118,30 @@ impl ImagingOptions {
     }
 }
 
+/// The repositories that images are made with.
+pub trait ImagingStore:
+    Workspaces + DataKeys + Secrets + Images + ImageLookups + Indexes + Audit + std::fmt::Debug
+{
+}
+
+impl<S> ImagingStore for S where
+    S: Workspaces + DataKeys + Secrets + Images + ImageLookups + Indexes + Audit + std::fmt::Debug + ?Sized
+{
+}
+
 /// Makes images. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Imaging(Arc<Inner>);
+#[derive(Debug)]
+pub struct Imaging<S: ?Sized = dyn Store>(Arc<Inner<S>>);
+
+impl<S: ?Sized> Clone for Imaging<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 #[derive(Debug)]
-struct Inner {
-    credentials: Credentials,
+struct Inner<S: ?Sized> {
+    credentials: Credentials<S>,
     options: ImagingOptions,
     workshop: Workshop,
 }
@@ -136,12 +153,12 @@ struct Chosen {
     keep: Keep,
 }
 
-impl Imaging {
+impl<S: ImagingStore + ?Sized> Imaging<S> {
     /// Opens the workshop and clears it of what builds left that died.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub fn open(credentials: Credentials, options: ImagingOptions) -> std::io::Result<Self> {
+    pub fn open(credentials: Credentials<S>, options: ImagingOptions) -> std::io::Result<Self> {
         let workshop = Workshop::open(&options.dir, options.builds)?;
         Ok(Self(Arc::new(Inner { credentials, options, workshop })))
     }
@@ -179,14 +196,15 @@ impl Imaging {
     }
 }
 
-impl Inner {
+impl<S: ImagingStore + ?Sized> Inner<S> {
     async fn make(
         &self,
         change: &Change<'_>,
         wanted: Wanted,
         events: &mpsc::Sender<Event>,
     ) -> Result<Image, ImagingError> {
-        let workspace = change.workspace.ok_or_else(|| ImagingError::Invalid("no workspace is named".into()))?;
+        let workspace =
+            change.workspace.ok_or_else(|| ImagingError::Invalid("no workspace is named".into()))?;
         let store = &self.credentials.store;
         if let Some(image) = store.made_image(change).await? {
             return Ok(image);
@@ -226,7 +244,8 @@ impl Inner {
         let registry = &wanted.registry;
         let source = match &wanted.credentials {
             Given::Values(values) => {
-                let map: CredentialMap = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+                let map: CredentialMap =
+                    values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
                 let kind = credplugin::check_as(registry, None, &map, &self.options.endpoints)
                     .map_err(|error| ImagingError::Invalid(error.message))?;
                 say(events, format!("trying credentials of type {kind} at {registry}")).await;
@@ -282,7 +301,10 @@ impl Inner {
         let registry = &wanted.registry;
         let unused = self.credentials.store.secret_for_registry(workspace, registry).await?;
         let hint = unused.map_or_else(String::new, |row| {
-            format!("; the workspace has the secret {}: name it in credential_secrets to use it", row.secret.name)
+            format!(
+                "; the workspace has the secret {}: name it in credential_secrets to use it",
+                row.secret.name
+            )
         });
         say(events, format!("no credentials are given: asking {registry} anonymously{hint}")).await;
         Ok(())

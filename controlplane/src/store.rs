@@ -28,6 +28,7 @@ mod error;
 mod housekeeping;
 mod images;
 mod indexes;
+mod lookups;
 mod migrations;
 mod page;
 mod retry;
@@ -56,6 +57,7 @@ pub trait Store:
     + DataKeys
     + Secrets
     + Images
+    + ImageLookups
     + Indexes
     + Workers
     + Containers
@@ -185,6 +187,21 @@ pub trait Images: Send + Sync {
         image: &ImageId,
         worker: &WorkerId,
     ) -> Result<bool>;
+}
+
+/// What is asked before an image is made.
+#[async_trait]
+pub trait ImageLookups: Send + Sync {
+    /// What [`Images::put_image`] has given under the same key: then there is nothing left to do. [`StoreError::KeyReused`].
+    async fn made_image(&self, change: &Change<'_>) -> Result<Option<Image>>;
+    /// Images of a manifest, in all workspaces: those of `workspace` first, then the newest. For an index that may serve again; whose it
+    /// may be is for the caller to decide.
+    async fn images_of_digest(
+        &self,
+        digest: &str,
+        workspace: &WorkspaceId,
+        limit: u32,
+    ) -> Result<Vec<(WorkspaceId, ImageId)>>;
 }
 
 /// Longest piece of a clip index, in bytes.

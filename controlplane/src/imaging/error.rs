@@ -133,19 +133,31 @@ mod tests {
     #[test]
     fn who_is_to_blame() {
         let host = || "r.example".to_owned();
-        let denied = RegistryError::Denied { host: host(), what: "r.example/a:1".into(), reason: "it answers 401".into() };
+        let denied = RegistryError::Denied {
+            host: host(),
+            what: "r.example/a:1".into(),
+            reason: "it answers 401".into(),
+        };
         let said = ImagingError::from(denied);
         assert!(matches!(&said, ImagingError::Invalid(why) if why.contains("it answers 401")), "{said}");
         assert_eq!(said.for_audit(), format!("INVALID_ARGUMENT: {said}"));
         let away = RegistryError::Unavailable { host: host(), reason: "connection refused".into() };
         let layer = clipfs::oci::Digest::of(b"layer");
         let fetch = ImagingError::from(BuildError::Fetch { layer, source: away });
-        assert!(matches!(&fetch, ImagingError::Unavailable(why) if why.contains("connection refused")), "{fetch}");
+        assert!(
+            matches!(&fetch, ImagingError::Unavailable(why) if why.contains("connection refused")),
+            "{fetch}"
+        );
         let slow = RegistryError::TooManyRequests { host: host(), retry_after: Some(Duration::from_secs(7)) };
         let slow = ImagingError::from(BuildError::Fetch { layer, source: slow });
         assert!(matches!(slow, ImagingError::TryLater { after: Some(after), .. } if after.as_secs() == 7));
-        let disk = BuildError::Output { path: "/data/x".into(), source: std::io::ErrorKind::StorageFull.into() };
-        assert_eq!(ImagingError::from(disk).for_audit(), "INTERNAL", "paths of the control plane are not told");
+        let disk =
+            BuildError::Output { path: "/data/x".into(), source: std::io::ErrorKind::StorageFull.into() };
+        assert_eq!(
+            ImagingError::from(disk).for_audit(),
+            "INTERNAL",
+            "paths of the control plane are not told"
+        );
         let lie = ImagingError::from(BuildError::Size { layer, expected: 1, found: 2 });
         assert!(matches!(lie, ImagingError::Invalid(_)));
     }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::params::Wanted;
 use super::progress::{Layers, say};
 use super::workshop::Work;
-use super::{Chosen, Event, ImagingError, Inner, is_same_repository};
+use super::{Chosen, Event, ImagingError, ImagingStore, Inner, is_same_repository};
 use crate::model::{ClipIndexInfo, Image, ImageCredentialSource, Secret, SecretId, Time, WorkspaceId};
 use crate::store::{Change, MAX_PIECE, NewSecret, SecretChange, StoreError};
 
@@ -49,7 +49,7 @@ enum Outcome {
     Rotated(Secret),
 }
 
-impl Inner {
+impl<S: ImagingStore + ?Sized> Inner<S> {
     /// The index of a manifest that has just been read with the credentials: one that is kept, or a new one.
     pub(super) async fn index(
         &self,
@@ -72,9 +72,13 @@ impl Inner {
         let limit = self.options.build_limit;
         let built = build::index_image(source, resolved, &path, options, progress);
         let built = tokio::time::timeout(limit, Box::pin(built)).await;
-        built.map_err(|_| ImagingError::Deadline(format!("the index was not built within {} s", limit.as_secs())))??;
+        built.map_err(|_| {
+            ImagingError::Deadline(format!("the index was not built within {} s", limit.as_secs()))
+        })??;
         let index = examine(path, resolved.manifest_digest, self.options.chunk).await?;
-        index.ok_or_else(|| ImagingError::Internal("an index that was just built is not the one that was asked for".into()))
+        index.ok_or_else(|| {
+            ImagingError::Internal("an index that was just built is not the one that was asked for".into())
+        })
     }
 
     /// An index of the manifest that is kept for somebody whose right to it is the caller's too.
@@ -170,7 +174,7 @@ impl Inner {
                     return Ok(image);
                 }
                 // The registry has got a secret meanwhile, or its secret another value, or the index was deleted: once more.
-                Err(StoreError::Conflict(why) | StoreError::Exists(why @ _)) if tries < TRIES => {
+                Err(StoreError::Conflict(why)) if tries < TRIES => {
                     tracing::debug!(%why, "keeping the image once more");
                 }
                 Err(error) => return Err(error.into()),
@@ -204,7 +208,8 @@ impl Inner {
         let known = vault.open(&row).await?;
         if known.expose_secret() == value {
             // Nobody need be told of what is the same.
-            image.credentials = ImageCredentialSource::Secret { name: read.name.clone(), id: read.secret_id.clone() };
+            image.credentials =
+                ImageCredentialSource::Secret { name: read.name.clone(), id: read.secret_id.clone() };
             return Ok((SecretChange::None, Outcome::Unchanged(read)));
         }
         let next = Secret { version: read.version.saturating_add(1), ..read.clone() };
@@ -215,7 +220,9 @@ impl Inner {
     async fn tell(&self, image: &Image, outcome: &Outcome) -> String {
         match outcome {
             Outcome::Created(secret) => format!("kept the credentials as secret {}", secret.name),
-            Outcome::Unchanged(secret) => format!("the secret {} holds these credentials already", secret.name),
+            Outcome::Unchanged(secret) => {
+                format!("the secret {} holds these credentials already", secret.name)
+            }
             Outcome::Rotated(secret) => {
                 let using = self.credentials.store.images_using(&image.workspace_id, &secret.secret_id).await;
                 // It is done; how many others use it is only told.

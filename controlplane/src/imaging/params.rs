@@ -107,15 +107,14 @@ fn check_id(id: &str) -> Result<(), ImagingError> {
     Err(ImagingError::Invalid(format!("image_id must be 1 to {MAX_ID} of A-Z a-z 0-9 _ - .")))
 }
 
-fn given(
-    values: BTreeMap<String, SecretString>,
-    names: Vec<String>,
-) -> Result<Credentials, ImagingError> {
+fn given(values: BTreeMap<String, SecretString>, names: Vec<String>) -> Result<Credentials, ImagingError> {
     let refuse = |why: String| Err(ImagingError::Invalid(why));
     match (values.is_empty(), names.is_empty()) {
         (true, true) => return Ok(Credentials::Nothing),
         (false, false) => {
-            return refuse("base_image_creds and credential_secrets exclude each other: give one of them".into());
+            return refuse(
+                "base_image_creds and credential_secrets exclude each other: give one of them".into(),
+            );
         }
         (true, false) => {
             if names.len() > MAX_KEYS {
@@ -145,7 +144,9 @@ fn given(
     let keys = credplugin::key_names(&values.keys().map(|key| (key.as_str(), "x")).collect());
     let values: Vec<_> = values.into_iter().filter(|(_, value)| !value.expose_secret().is_empty()).collect();
     if values.is_empty() {
-        return refuse(format!("base_image_creds are all empty ({keys}): give values, or no credentials for a public image"));
+        return refuse(format!(
+            "base_image_creds are all empty ({keys}): give values, or no credentials for a public image"
+        ));
     }
     Ok(Credentials::Values(values))
 }
@@ -179,7 +180,10 @@ mod tests {
             ("[::1]:5000/a", "[::1]:5000", "[::1]:5000/a:latest"),
         ] {
             let wanted = Wanted::parse(params(base_image)).expect(base_image);
-            assert_eq!((wanted.registry.as_str(), wanted.reference.to_string().as_str()), (registry, reference));
+            assert_eq!(
+                (wanted.registry.as_str(), wanted.reference.to_string().as_str()),
+                (registry, reference)
+            );
             assert_eq!(wanted.platform.to_string(), PLATFORM);
         }
         for base_image in ["oci:/etc", "oci-archive:/etc/passwd", "docker-archive:/x.tar"] {
@@ -208,7 +212,9 @@ mod tests {
             let why = refused(CreateParams { image_id: image_id.into(), ..params("alpine") });
             assert!(why.starts_with("image_id"), "{why}");
         }
-        assert!(refused(CreateParams { platform: "windows".into(), ..params("alpine") }).starts_with("platform"));
+        assert!(
+            refused(CreateParams { platform: "windows".into(), ..params("alpine") }).starts_with("platform")
+        );
     }
 
     #[test]
@@ -224,7 +230,10 @@ mod tests {
             Credentials::Values(values) => assert_eq!(values.len(), 2, "an empty value is a missing one"),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(Wanted::parse(with(&[], &["A"])).expect("names").credentials, Credentials::Named(_)));
+        assert!(matches!(
+            Wanted::parse(with(&[], &["A"])).expect("names").credentials,
+            Credentials::Named(_)
+        ));
         let many: Vec<String> = (0..65).map(|n| format!("K{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let long = "pl4nted-".repeat(10_000);

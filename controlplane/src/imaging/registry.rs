@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::params::Wanted;
 use super::progress::say;
-use super::{Chosen, Event, ImagingError, ImagingOptions, Inner};
+use super::{Chosen, Event, ImagingError, ImagingOptions, ImagingStore, Inner};
 
 /// Time to a connection: two lost SYNs. Somebody waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Attempts per request.
 const ATTEMPTS: u32 = 4;
 
-impl Inner {
+impl<S: ImagingStore + ?Sized> Inner<S> {
     /// Opens the registry, shows it the credentials, and asks for the manifest. What it refuses is refused here, before anything is kept.
     pub(super) async fn find(
         &self,
@@ -35,7 +35,11 @@ impl Inner {
         let limit = self.options.try_limit;
         let found = tokio::time::timeout(limit, within(limit, self.ask(wanted, &chosen.document)));
         let (source, resolved) = found.await.map_err(|_| {
-            ImagingError::Unavailable(format!("{} did not answer within {} s", wanted.registry, limit.as_secs()))
+            ImagingError::Unavailable(format!(
+                "{} did not answer within {} s",
+                wanted.registry,
+                limit.as_secs()
+            ))
         })??;
         say(events, format!("found {}", resolved.name)).await;
         Ok((source, resolved))

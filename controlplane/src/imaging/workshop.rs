@@ -187,7 +187,8 @@ mod tests {
             let shop = Arc::clone(&shop);
             tokio::spawn(async move { shop.enter(&events).await.map(drop) })
         };
-        let message = |before: u32| Event::Message(format!("waiting for other builds: {before} wait before this one"));
+        let message =
+            |before: u32| Event::Message(format!("waiting for other builds: {before} wait before this one"));
         let second = wait(events.clone());
         assert_eq!(heard.recv().await, Some(message(0)));
         let third = wait(events.clone());
