@@ -6,6 +6,7 @@
 pub mod caller;
 pub mod change;
 pub mod convert;
+pub mod image;
 pub mod page;
 pub mod status;
 pub mod validate;

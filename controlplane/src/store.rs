@@ -189,7 +189,7 @@ pub trait Images: Send + Sync {
     ) -> Result<bool>;
 }
 
-/// What is asked before an image is made.
+/// What is asked before an image is made, and before its index is shown.
 #[async_trait]
 pub trait ImageLookups: Send + Sync {
     /// What [`Images::put_image`] has given under the same key: then there is nothing left to do. [`StoreError::KeyReused`].
@@ -202,6 +202,13 @@ pub trait ImageLookups: Send + Sync {
         workspace: &WorkspaceId,
         limit: u32,
     ) -> Result<Vec<(WorkspaceId, ImageId)>>;
+    /// As [`Images::is_dispatched_to`], by the worker's node.
+    async fn is_dispatched_to_node(
+        &self,
+        workspace: &WorkspaceId,
+        image: &ImageId,
+        node: &str,
+    ) -> Result<bool>;
 }
 
 /// Longest piece of a clip index, in bytes.

@@ -43,4 +43,23 @@ impl ImageLookups for SqlStore {
         .await?;
         rows.iter().map(|row| Ok((row.text("workspace_id")?.into(), row.text("image_id")?.into()))).collect()
     }
+
+    async fn is_dispatched_to_node(
+        &self,
+        workspace: &WorkspaceId,
+        image: &ImageId,
+        node: &str,
+    ) -> Result<bool> {
+        let row = sqlx::query(
+            "SELECT c.container_id FROM container c JOIN worker w ON w.worker_id = c.worker_id
+             WHERE c.workspace_id = $1 AND c.image_id = $2 AND w.node = $3
+             AND c.state IN ('scheduled', 'mounting', 'running') LIMIT 1",
+        )
+        .bind(workspace.as_str())
+        .bind(image.as_str())
+        .bind(node)
+        .fetch_optional(self.readers())
+        .await?;
+        Ok(row.is_some())
+    }
 }
