@@ -27,7 +27,11 @@ fn main() -> anyhow::Result<()> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     // For reflection.
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    let secret = SECRET.map(|name| format!("clipfs.v1.{name}"));
-    tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
+let secret = SECRET.map(|name| format!("clipfs.v1.{name}"));
+    tonic_prost_build::configure()
+        .skip_debug(secret)
+        // In the order of its keys: a retry has the bytes, and so the hash, of the first try.
+        .btree_map(".clipfs.v1.CreateImageRequest.base_image_creds")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod caller;
 pub mod change;
 pub mod container;
 pub mod convert;
+pub mod image;
 pub mod page;
 pub mod secret;
 pub mod status;

@@ -33,6 +33,7 @@ mod housekeeping;
 mod images;
 mod indexes;
 mod logs;
+mod lookups;
 mod migrations;
 mod outbox;
 mod page;
@@ -63,6 +64,7 @@ pub trait Store:
     + DataKeys
     + Secrets
     + Images
+    + ImageLookups
     + Indexes
     + Workers
     + Containers
@@ -191,6 +193,28 @@ pub trait Images: Send + Sync {
         workspace: &WorkspaceId,
         image: &ImageId,
         worker: &WorkerId,
+    ) -> Result<bool>;
+}
+
+/// What is asked before an image is made, and before its index is shown.
+#[async_trait]
+pub trait ImageLookups: Send + Sync {
+    /// What [`Images::put_image`] has given under the same key: then there is nothing left to do. [`StoreError::KeyReused`].
+    async fn made_image(&self, change: &Change<'_>) -> Result<Option<Image>>;
+    /// Images of a manifest, in all workspaces: those of `workspace` first, then the newest. For an index that may serve again; whose it
+    /// may be is for the caller to decide.
+    async fn images_of_digest(
+        &self,
+        digest: &str,
+        workspace: &WorkspaceId,
+        limit: u32,
+    ) -> Result<Vec<(WorkspaceId, ImageId)>>;
+    /// As [`Images::is_dispatched_to`], by the worker's node.
+    async fn is_dispatched_to_node(
+        &self,
+        workspace: &WorkspaceId,
+        image: &ImageId,
+        node: &str,
     ) -> Result<bool>;
 }
 

@@ -88,6 +88,7 @@ CREATE TABLE image (
 );
 CREATE INDEX image_by_secret ON image (credential_secret_id) WHERE credential_secret_id IS NOT NULL;
 CREATE INDEX image_by_index ON image (index_digest);
+CREATE INDEX image_by_digest ON image (digest);
 
 -- Names of secrets whose values become the credentials when a container of the image starts.
 CREATE TABLE image_secret (

@@ -5,6 +5,7 @@
 use tonic::{Code, Status};
 
 use crate::credentials::CredentialsError;
+use crate::imaging::ImagingError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -69,6 +70,33 @@ impl From<CredentialsError> for Status {
     }
 }
 
+impl From<ImagingError> for Status {
+    fn from(error: ImagingError) -> Self {
+        match error {
+            ImagingError::Invalid(why) => Self::invalid_argument(why),
+            ImagingError::NotFound(why) => Self::not_found(why),
+            ImagingError::Unavailable(why) => Self::unavailable(why),
+            ImagingError::TryLater { reason, after } => {
+                let mut status = Self::resource_exhausted(reason);
+                if let Some(after) = after {
+                    // gRPC's own name for it; clients with a retry policy know it.
+                    let wait = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+                    status.metadata_mut().insert("grpc-retry-pushback-ms", wait.into());
+                }
+                status
+            }
+            ImagingError::Deadline(why) => Self::deadline_exceeded(why),
+            ImagingError::Internal(why) => {
+                tracing::error!(why, "an image cannot be made");
+                Self::internal("the image cannot be made; see the log of the control plane")
+            }
+            ImagingError::Credentials(error) => error.into(),
+            ImagingError::Vault(error) => error.into(),
+            ImagingError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// The codes' names as gRPC writes them: for metrics and people.
 #[must_use]
 pub const fn code_name(code: Code) -> &'static str {
@@ -117,6 +145,18 @@ mod tests {
             assert_eq!(status.code(), code);
             assert!(!status.message().contains("inside"), "{status:?}");
         }
+        let later = ImagingError::TryLater {
+            reason: "slow down".to_owned(),
+            after: Some(std::time::Duration::from_secs(7)),
+        };
+        let status = Status::from(later);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(
+            status.metadata().get("grpc-retry-pushback-ms").and_then(|ms| ms.to_str().ok()),
+            Some("7000")
+        );
+        let status = Status::from(ImagingError::Internal("/inside".to_owned()));
+        assert!(status.code() == Code::Internal && !status.message().contains("inside"), "{status:?}");
         let status = Status::from(VaultError::Tampered("s".to_owned()));
         assert_eq!(status.code(), Code::DataLoss);
         let status = Status::from(CredentialsError::Unusable("the secret is gone".to_owned()));
