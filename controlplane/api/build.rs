@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     // For reflection.
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-let secret = SECRET.map(|name| format!("clipfs.v1.{name}"));
+    let secret = SECRET.map(|name| format!("clipfs.v1.{name}"));
     tonic_prost_build::configure()
         .skip_debug(secret)
         // In the order of its keys: a retry has the bytes, and so the hash, of the first try.

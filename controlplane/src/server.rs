@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -164,7 +163,7 @@ impl Server {
         };
         let health = HealthReporter::new();
         let store = SharedStore::clone(&parts.store);
-        let metrics = Arc::new(Metrics::new(Arc::clone(&parts.decisions)));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&parts.counters)));
         let mut routes =
             services::routes(parts).add_service(tonic_health::pb::health_server::HealthServer::new(
                 HealthService::from_health_reporter(health.clone()),
@@ -254,10 +253,4 @@ async fn gauges(store: &SharedStore) -> Option<Gauges> {
         Ok::<_, crate::store::StoreError>(Gauges { queue, live_workers, outbox })
     };
     tokio::time::timeout(GAUGES_TIMEOUT, asked).await.ok()?.ok()
-}
-
-/// A counter for [`Parts::decisions`].
-#[must_use]
-pub fn counter() -> Arc<AtomicU64> {
-    Arc::default()
 }

@@ -18,7 +18,9 @@ pub mod worker;
 pub use admin::Admin;
 pub use caller::{Caller, caller};
 pub use container::Containers;
+pub use image::Images;
 pub use secret::Secrets;
+pub use worker::{WorkerRpc, WorkerSettings};
 
 /// Largest message that is taken: values and requests are small, indexes go in pieces.
 pub const MAX_MESSAGE: usize = 1 << 20;

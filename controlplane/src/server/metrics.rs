@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tonic::Code;
 
+use crate::scheduler::Counters;
 use crate::service::status::code_name;
 
 pub(super) mod http;
@@ -29,6 +30,15 @@ const WORKERS: &str = "controlplane_live_workers";
 const OUTBOX: &str = "controlplane_outbox_length";
 /// Containers that this replica has placed.
 const DECISIONS: &str = "controlplane_decisions_total";
+
+/// Containers put aside by it.
+const PARKED: &str = "controlplane_parked_total";
+/// Workers that it has declared lost.
+const LOST: &str = "controlplane_lost_workers_total";
+/// Containers that it has taken back from them.
+const TAKEN_BACK: &str = "controlplane_taken_back_total";
+/// Failures of the database that it has met.
+const FAILURES: &str = "controlplane_scheduler_failures_total";
 
 /// Upper bounds of latency, in microseconds; the last bucket has none.
 const BOUNDS: [u64; 10] =
@@ -61,13 +71,13 @@ pub(super) struct Metrics {
     known: BTreeSet<String>,
     calls: Mutex<BTreeMap<String, Calls>>,
     in_flight: AtomicU64,
-    decisions: Arc<AtomicU64>,
+    scheduler: Arc<Counters>,
 }
 
 impl Metrics {
-    /// `decisions` is counted by the scheduler.
-    pub(super) fn new(decisions: Arc<AtomicU64>) -> Self {
-        Self { known: methods(), calls: Mutex::default(), in_flight: AtomicU64::new(0), decisions }
+    /// The scheduler counts for itself.
+    pub(super) fn new(scheduler: Arc<Counters>) -> Self {
+        Self { known: methods(), calls: Mutex::default(), in_flight: AtomicU64::new(0), scheduler }
     }
 
     /// A call has come.
@@ -102,11 +112,26 @@ impl Metrics {
             page.histogram(method, calls);
         }
         page.single(RPCS_NOW, "gauge", "Calls under way.", self.in_flight.load(Ordering::Relaxed));
+        let scheduler = &self.scheduler;
+        page.single(DECISIONS, "counter", "Containers that this replica has placed.", scheduler.decisions());
         page.single(
-            DECISIONS,
+            PARKED,
             "counter",
-            "Containers that this replica has placed.",
-            self.decisions.load(Ordering::Relaxed),
+            "Containers that were put aside: they fit nowhere.",
+            scheduler.parked(),
+        );
+        page.single(LOST, "counter", "Workers that were declared lost.", scheduler.lost_workers());
+        page.single(
+            TAKEN_BACK,
+            "counter",
+            "Containers taken back from lost workers.",
+            scheduler.taken_back(),
+        );
+        page.single(
+            FAILURES,
+            "counter",
+            "Times that the database failed the scheduler.",
+            scheduler.failures(),
         );
         page.single(DATABASE, "gauge", "Whether the database answers.", u64::from(gauges.is_some()));
         if let Some(gauges) = gauges {
@@ -211,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_name_of_the_contract() {
-        let metrics = Arc::new(Metrics::new(Arc::new(AtomicU64::new(7))));
+        let metrics = Arc::new(Metrics::new(Arc::default()));
         metrics.started("/clipfs.v1.AdminService/ListTokens").ended(Code::Ok);
         metrics.started("/made/up\"\n").ended(Code::Unimplemented);
         drop(metrics.started("/clipfs.v1.ContainerService/WatchContainer"));
@@ -223,7 +248,7 @@ mod tests {
             "controlplane_rpc_seconds_bucket{method=\"other\",le=\"+Inf\"} 1",
             "controlplane_rpc_seconds_count{method=\"other\"} 1",
             "controlplane_rpcs_in_flight 0",
-            "controlplane_decisions_total 7",
+            "controlplane_decisions_total 0",
             "controlplane_database_up 1",
             "controlplane_queue_length{state=\"ready\"} 1",
             "controlplane_queue_length{state=\"parked\"} 2",
