@@ -32,6 +32,7 @@ mod layout;
 mod local;
 mod proof;
 mod range;
+mod reach;
 mod redirect;
 mod remote;
 mod resolve;
@@ -61,6 +62,7 @@ mod tests;
 
 pub use deadline::within;
 pub use error::RegistryError;
+pub use reach::Reach;
 pub use stream::BlobStream;
 use {local::Local, remote::Remote, stream::HttpStream};
 
@@ -79,6 +81,8 @@ pub struct RegistryOptions {
     pub progress_timeout: Duration,
     /// Attempts per request, first one included.
     pub attempts: u32,
+    /// Where the registry may be; told before a packet goes there.
+    pub reach: Reach,
 }
 
 /// An image, found: its documents, checked against their digests.

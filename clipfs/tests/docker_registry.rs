@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clipfs::credentials::{Anonymous, CredentialProvider, CredentialSource};
 use clipfs::oci::{Digest, ImageSpec, Platform, Reference};
-use clipfs::registry::{ImageSource, RegistryError, RegistryOptions};
+use clipfs::registry::{ImageSource, Reach, RegistryError, RegistryOptions};
 use fixtures::docker_registry::{Access, DockerRegistry, write_auth_file};
 use fixtures::secret::secret;
 
@@ -75,6 +75,7 @@ async fn open(spec: &ImageSpec, credentials: Arc<dyn CredentialProvider>) -> Ima
         connect_timeout: Duration::from_secs(10),
         progress_timeout: Duration::from_secs(20),
         attempts: 3,
+        reach: Reach::Anywhere,
     };
     ImageSource::open(spec, options).await.unwrap()
 }

@@ -12,7 +12,8 @@ mod workspace;
 
 pub use clock::{Clock, ManualClock, SystemClock, Time};
 pub use container::{
-    Container, ContainerState, Demand, Lease, LogLine, LogPosition, LogStream, NewContainer, Report, StartCost,
+    Container, ContainerState, Demand, Lease, LogLine, LogPosition, LogStream, NewContainer, Report,
+    StartCost,
 };
 pub use id::{ContainerId, ImageId, KeyId, SecretId, TokenId, WorkerId, WorkspaceId};
 pub use image::{ClipIndexInfo, Image, ImageCredentialSource};

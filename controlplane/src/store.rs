@@ -14,16 +14,44 @@ use async_trait::async_trait;
 
 use crate::model::{
     Beat, ClipIndexInfo, Container, ContainerId, DataKey, Image, ImageId, KeyId, Lease, LogLine, LogPosition,
-    NewContainer, Page, PageRequest, Registration, Report, Sealed, Secret, SecretId, SecretRow, Time, Token, TokenId,
-    Worker, WorkerId, Workspace, WorkspaceId,
+    NewContainer, Page, PageRequest, Registration, Report, Sealed, Secret, SecretId, SecretRow, Time, Token,
+    TokenId, Worker, WorkerId, Workspace, WorkspaceId,
 };
 
+mod address;
+mod announce;
+mod audit;
+mod bulk;
+mod capacity;
 mod change;
+mod containers;
+mod data_keys;
+mod dialect;
 mod error;
+mod events;
+mod housekeeping;
+mod images;
+mod indexes;
+mod logs;
+mod lookups;
+mod migrations;
+mod outbox;
+mod page;
+mod queue;
+mod retry;
+mod row;
+mod secrets;
+mod sql;
+mod tokens;
 mod topic;
+mod whole;
+mod workers;
+mod workspaces;
 
 pub use change::{Change, Done, IdempotencyKey, NewSecret, SecretChange};
 pub use error::StoreError;
+pub use migrations::{SCHEMA_VERSION, migrate, revert};
+pub use sql::{SqlStore, open};
 pub use topic::{Topic, Topics};
 
 /// The result of every method.
@@ -36,6 +64,7 @@ pub trait Store:
     + DataKeys
     + Secrets
     + Images
+    + ImageLookups
     + Indexes
     + Workers
     + Containers
@@ -87,7 +116,13 @@ pub trait DataKeys: Send + Sync {
     /// Keys that `kek_id` does not wrap, by identity.
     async fn data_keys_not_wrapped_by(&self, kek_id: &str, limit: u32) -> Result<Vec<DataKey>>;
     /// Wraps a key anew. `false`: it was not wrapped by `from_kek` any more.
-    async fn rewrap_data_key(&self, key: &KeyId, from_kek: &str, to_kek: &str, wrapped: &[u8]) -> Result<bool>;
+    async fn rewrap_data_key(
+        &self,
+        key: &KeyId,
+        from_kek: &str,
+        to_kek: &str,
+        wrapped: &[u8],
+    ) -> Result<bool>;
     /// Deletes keys that are not current and that no secret needs; tells how many.
     async fn delete_unused_data_keys(&self) -> Result<u64>;
     /// Secrets whose key is not their workspace's current one.
@@ -105,7 +140,12 @@ pub trait Secrets: Send + Sync {
     async fn create_secret(&self, change: &Change<'_>, new: &NewSecret) -> Result<Done<Secret>>;
     /// Gives it a new value, version `read.version + 1`, and queues word for running containers of images that use it.
     /// [`StoreError::Conflict`]: it is not at `read.version` any more; [`StoreError::NotFound`].
-    async fn update_secret(&self, change: &Change<'_>, read: &Secret, sealed: &Sealed) -> Result<Done<Secret>>;
+    async fn update_secret(
+        &self,
+        change: &Change<'_>,
+        read: &Secret,
+        sealed: &Sealed,
+    ) -> Result<Done<Secret>>;
     /// Deletes it for good. Images that name it keep the name and do not run.
     async fn delete_secret(&self, change: &Change<'_>, secret: &SecretId) -> Result<Done<()>>;
     /// By identity; rows of other workspaces do not exist.
@@ -113,7 +153,8 @@ pub trait Secrets: Send + Sync {
     /// All of a name: plain values have an empty registry and come first.
     async fn secrets_named(&self, workspace: &WorkspaceId, name: &str) -> Result<Vec<SecretRow>>;
     /// The workspace's secret for a registry.
-    async fn secret_for_registry(&self, workspace: &WorkspaceId, registry: &str) -> Result<Option<SecretRow>>;
+    async fn secret_for_registry(&self, workspace: &WorkspaceId, registry: &str)
+    -> Result<Option<SecretRow>>;
     /// By name.
     async fn secrets(&self, workspace: &WorkspaceId, page: &PageRequest) -> Result<Page<Secret>>;
 }
@@ -124,7 +165,12 @@ pub trait Images: Send + Sync {
     /// Keeps an image, new or again (`create_time` of the first time stays), with what happens to its secret, whole or not at
     /// all. Its index must be complete. With [`SecretChange::Create`] and [`SecretChange::Update`] `image.credentials` is
     /// overwritten with the secret's name and identity.
-    async fn put_image(&self, change: &Change<'_>, image: &Image, secret: &SecretChange) -> Result<Done<Image>>;
+    async fn put_image(
+        &self,
+        change: &Change<'_>,
+        image: &Image,
+        secret: &SecretChange,
+    ) -> Result<Done<Image>>;
     /// One.
     async fn image(&self, workspace: &WorkspaceId, image: &ImageId) -> Result<Option<Image>>;
     /// By identity.
@@ -142,7 +188,34 @@ pub trait Images: Send + Sync {
     /// Deletes it. [`StoreError::Conflict`]: containers of it have not ended.
     async fn delete_image(&self, change: &Change<'_>, image: &ImageId) -> Result<Done<()>>;
     /// Whether a container of the image is dispatched to the worker and has not ended.
-    async fn is_dispatched_to(&self, workspace: &WorkspaceId, image: &ImageId, worker: &WorkerId) -> Result<bool>;
+    async fn is_dispatched_to(
+        &self,
+        workspace: &WorkspaceId,
+        image: &ImageId,
+        worker: &WorkerId,
+    ) -> Result<bool>;
+}
+
+/// What is asked before an image is made, and before its index is shown.
+#[async_trait]
+pub trait ImageLookups: Send + Sync {
+    /// What [`Images::put_image`] has given under the same key: then there is nothing left to do. [`StoreError::KeyReused`].
+    async fn made_image(&self, change: &Change<'_>) -> Result<Option<Image>>;
+    /// Images of a manifest, in all workspaces: those of `workspace` first, then the newest. For an index that may serve again; whose it
+    /// may be is for the caller to decide.
+    async fn images_of_digest(
+        &self,
+        digest: &str,
+        workspace: &WorkspaceId,
+        limit: u32,
+    ) -> Result<Vec<(WorkspaceId, ImageId)>>;
+    /// As [`Images::is_dispatched_to`], by the worker's node.
+    async fn is_dispatched_to_node(
+        &self,
+        workspace: &WorkspaceId,
+        image: &ImageId,
+        node: &str,
+    ) -> Result<bool>;
 }
 
 /// Longest piece of a clip index, in bytes.
@@ -172,7 +245,12 @@ pub trait Workers: Send + Sync {
     /// Signs of life, many in one transaction. Answers those whose epoch is not theirs any more, or who are not live.
     async fn beat(&self, beats: &[Beat]) -> Result<Vec<WorkerId>>;
     /// What a node has changed: total and free move by the difference.
-    async fn set_capacity(&self, worker: &WorkerId, epoch: u64, capacity: &crate::model::Capacity) -> Result<()>;
+    async fn set_capacity(
+        &self,
+        worker: &WorkerId,
+        epoch: u64,
+        capacity: &crate::model::Capacity,
+    ) -> Result<()>;
     /// Digests of images that its cache holds (partly), in the place of what was known.
     async fn set_cached_images(&self, worker: &WorkerId, epoch: u64, digests: &[String]) -> Result<()>;
     /// Identity, epoch and beats of all that are live.
@@ -196,7 +274,12 @@ pub trait Containers: Send + Sync {
     /// One.
     async fn container(&self, workspace: &WorkspaceId, container: &ContainerId) -> Result<Option<Container>>;
     /// Newest first.
-    async fn containers(&self, workspace: &WorkspaceId, active: bool, page: &PageRequest) -> Result<Page<Container>>;
+    async fn containers(
+        &self,
+        workspace: &WorkspaceId,
+        active: bool,
+        page: &PageRequest,
+    ) -> Result<Page<Container>>;
     /// Asks to stop: a queued one ends at once (FAILED, code 1 CANCELLED), a dispatched one is cancelled through the outbox, an ended one
     /// stays as it is.
     async fn stop(&self, change: &Change<'_>, container: &ContainerId) -> Result<Done<Container>>;
@@ -244,8 +327,8 @@ pub trait Queue: Send + Sync {
     /// Wakes parked containers that would fit now, at most `limit`; tells how many. What changes capacity wakes by itself; this finds what
     /// slipped between two replicas.
     async fn unpark(&self, limit: u32) -> Result<u64>;
-    /// When the next container may be placed, if all that are ready now have been: of those that wait after a loss.
-    async fn next_ready(&self) -> Result<Option<Time>>;
+    /// How long until the next container may be placed, if all that are ready now have been: of those that wait after a loss.
+    async fn next_ready(&self) -> Result<Option<Duration>>;
     /// Containers in the queue: ready, parked.
     async fn queue_length(&self) -> Result<(u64, u64)>;
 }
@@ -288,7 +371,8 @@ pub trait Outbox: Send + Sync {
 pub trait Logs: Send + Sync {
     /// Keeps pieces; the same position again is nothing. Of a container's output at most `cap` bytes are kept, the first ones.
     /// [`StoreError::Stale`].
-    async fn append_logs(&self, worker: &WorkerId, lease: &Lease, pieces: &[LogLine], cap: u64) -> Result<()>;
+    async fn append_logs(&self, worker: &WorkerId, lease: &Lease, pieces: &[LogLine], cap: u64)
+    -> Result<()>;
     /// Pieces from a position on, in order.
     async fn logs(
         &self,

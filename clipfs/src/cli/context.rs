@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::credentials::{CredentialError, CredentialProvider, CredentialSource, PluginSpec, exec, harden};
 use crate::index::ClipIndex;
 use crate::oci::{Digest, ImageSpec, Platform};
-use crate::registry::{ImageSource, RegistryError, RegistryOptions, ResolvedImage, within};
+use crate::registry::{ImageSource, Reach, RegistryError, RegistryOptions, ResolvedImage, within};
 
 /// Time to a connection: three lost SYNs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,6 +115,7 @@ impl Context {
             connect_timeout: CONNECT_TIMEOUT,
             progress_timeout: PROGRESS_TIMEOUT,
             attempts: ATTEMPTS,
+            reach: Reach::Anywhere,
         }
     }
 

@@ -1,10 +1,10 @@
-//! Answers from the request in this process, by the library of `credplugin`.
+//! Answers from the request in this process, by the library of `credplugin`: from its file, or from one that never was in a file.
 
 use std::sync::Arc;
 
-use credplugin::{Ask, Endpoints};
+use credplugin::{Ask, ContainerRequest, Endpoints};
 
-use super::provider::AnswerFuture;
+use super::provider::{Answer, AnswerFuture};
 use super::request::{ReadRequest, RequestFile};
 use super::{CredentialError, CredentialProvider, CredentialRequest, answered};
 
@@ -31,21 +31,49 @@ pub(super) async fn read(request: &Arc<RequestFile>) -> Result<ReadRequest, Cred
         .map_err(|_| CredentialError::Unavailable("the container request was not read".into()))?
 }
 
+/// What a request says to one ask.
+async fn answer(
+    request: &ContainerRequest,
+    asked: &CredentialRequest,
+    endpoints: &Endpoints,
+) -> Result<Answer, CredentialError> {
+    let ask =
+        Ask { image: asked.image.clone(), registry: asked.registry.clone(), scope: asked.scope.clone() };
+    match credplugin::answer(request, &ask, endpoints).await {
+        Ok(answer) => answered::accept(&asked.registry, answer),
+        Err(error) => Err(answered::failure(error.code, &asked.registry, error.message, error.retry_after)),
+    }
+}
+
+/// A request that is in memory only, for whoever tries credentials before they are kept.
+#[derive(Debug)]
+pub struct InMemory {
+    request: ContainerRequest,
+    endpoints: Endpoints,
+}
+
+impl InMemory {
+    /// Over a request.
+    #[must_use]
+    pub const fn new(request: ContainerRequest, endpoints: Endpoints) -> Self {
+        Self { request, endpoints }
+    }
+}
+
+impl CredentialProvider for InMemory {
+    fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
+        Box::pin(answer(&self.request, request, &self.endpoints))
+    }
+
+    /// It never changes, and nothing is kept here.
+    fn refused(&self, _request: &CredentialRequest) {}
+}
+
 impl CredentialProvider for InProcess {
     fn credential<'a>(&'a self, request: &'a CredentialRequest) -> AnswerFuture<'a> {
         Box::pin(async move {
             let read = read(&self.request).await?;
-            let ask = Ask {
-                image: request.image.clone(),
-                registry: request.registry.clone(),
-                scope: request.scope.clone(),
-            };
-            match credplugin::answer(&read.request, &ask, &self.endpoints).await {
-                Ok(answer) => answered::accept(&request.registry, answer),
-                Err(error) => {
-                    Err(answered::failure(error.code, &request.registry, error.message, error.retry_after))
-                }
-            }
+            answer(&read.request, request, &self.endpoints).await
         })
     }
 
@@ -129,5 +157,23 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("pl4nted"), "{error:?}");
         let none = over(&dir, "{}").credential(&asked("r.example.com")).await.unwrap();
         assert!(matches!(none.credential, Credential::Anonymous), "the request has none");
+    }
+    #[tokio::test]
+    async fn a_request_in_memory_answers_as_its_file_would() {
+        let asked_of = async |text: &str, registry: &str| {
+            let request = ContainerRequest::parse(text.as_bytes()).unwrap();
+            InMemory::new(request, Endpoints::default()).credential(&asked(registry)).await
+        };
+        let answer = asked_of(&request_json("pl4nted-first"), "r.example.com").await.unwrap();
+        assert!(
+            matches!(&answer.credential, Credential::Basic { password, .. } if password.expose_secret() == "pl4nted-first")
+        );
+        let other = asked_of(&request_json("pl4nted-first"), "other.example.com").await.unwrap_err();
+        assert!(matches!(other, CredentialError::NotFound { .. }), "{other:?}");
+        let split = asked_of(&request_json("pl4nted\r\nHost: x"), "r.example.com").await.unwrap_err();
+        assert!(matches!(split, CredentialError::Malformed(_)), "{split:?}");
+        assert!(!format!("{split} {split:?}").contains("pl4nted"), "{split:?}");
+        let none = asked_of("{}", "r.example.com").await.unwrap();
+        assert!(matches!(none.credential, Credential::Anonymous));
     }
 }

@@ -8,7 +8,7 @@ use super::error::sentence;
 use super::protocol::{ServerConfig, State};
 use crate::credentials::{CredentialError, CredentialSource};
 use crate::oci::{Digest, ImageSpec};
-use crate::registry::{ImageSource, RegistryError, RegistryOptions};
+use crate::registry::{ImageSource, Reach, RegistryError, RegistryOptions};
 
 /// Time to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ pub(super) async fn open_source(
         connect_timeout: CONNECT_TIMEOUT,
         progress_timeout: PROGRESS_TIMEOUT,
         attempts: ATTEMPTS,
+        reach: Reach::Anywhere,
     };
     ImageSource::open(&spec, options).await.map(Some)
 }

@@ -11,6 +11,7 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
 
+use super::reach::{Reach, is_global};
 use super::safe_url::SafeUrl;
 use crate::oci::reference::is_loopback_host;
 
@@ -41,28 +42,58 @@ pub(super) struct Guard {
     plain_http: bool,
     /// Further hosts the operator lets resolve privately.
     allowed: Vec<String>,
+    /// Where its own host may be.
+    reach: Reach,
 }
 
 /// A name resolved to addresses that nobody but the operator may name.
 #[derive(Debug, thiserror::Error)]
-#[error("{host} resolves to the private address {address}")]
+#[error("{host} resolves to {address}")]
 pub(super) struct ForbiddenAddress {
     host: String,
-    address: IpAddr,
+    address: Shown,
+}
+
+/// An address, for those who may know it: what a name stands for inside is no business of who names registries for us.
+#[derive(Debug, thiserror::Error)]
+enum Shown {
+    #[error("the private address {0}")]
+    To(IpAddr),
+    #[error("a private address")]
+    Hidden,
 }
 
 impl Guard {
     pub(super) fn new(base: &Url, allowed: Vec<String>) -> Self {
         let own_host = bare_host(base);
         let own_loopback = is_loopback_host(&own_host);
-        Self { plain_http: base.scheme() == "http" && !own_loopback, own_loopback, own_host, allowed }
+        let plain_http = base.scheme() == "http" && !own_loopback;
+        Self { plain_http, own_loopback, own_host, allowed, reach: Reach::Anywhere }
+    }
+
+    /// The same for a host that the operator has not named.
+    pub(super) fn within(self, reach: Reach) -> Self {
+        Self { reach, ..self }
     }
 
     fn permits(&self, host: &str, ip: IpAddr) -> bool {
-        host.eq_ignore_ascii_case(&self.own_host)
+        (host.eq_ignore_ascii_case(&self.own_host) && self.reach.includes(ip))
             || self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
-            || (self.own_loopback && ip.to_canonical().is_loopback())
+            || (self.own_loopback && ip.to_canonical().is_loopback() && self.reach.includes(ip))
             || is_global(ip)
+    }
+
+    /// Checks the host itself where it is an address: those are connected to without being resolved.
+    ///
+    /// # Errors
+    /// The reason.
+    pub(super) fn check_own(&self, base: &Url) -> Result<(), String> {
+        match literal(base) {
+            Some(ip) if !self.permits(&self.own_host, ip) => {
+                Err("refuses to go there: a private address".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the operator's word for plain http covers a host: the registry's own, and those that they named with it.
@@ -89,16 +120,22 @@ impl Guard {
             return refuse("it has a user name in it");
         }
         let host = bare_host(target);
-        let literal = match target.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            Some(Host::Domain(name)) if !name.is_empty() => None,
-            _ => return refuse("it has no host"),
-        };
-        match literal {
+        if target.host_str().is_none_or(str::is_empty) {
+            return refuse("it has no host");
+        }
+        match literal(target) {
             Some(ip) if !self.permits(&host, ip) => refuse("a private address"),
             _ => Ok(()),
         }
+    }
+}
+
+/// The address that a URL has in the place of a name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(ip) => Some(IpAddr::V4(ip)),
+        Host::Ipv6(ip) => Some(IpAddr::V6(ip)),
+        Host::Domain(_) => None,
     }
 }
 
@@ -127,7 +164,10 @@ impl Resolve for GuardedResolver {
             let (permitted, refused): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|ip| guard.permits(&host, *ip));
             match (permitted.is_empty(), refused.first()) {
-                (true, Some(address)) => Err(ForbiddenAddress { host, address: *address }.into()),
+                (true, Some(_)) if guard.reach != Reach::Anywhere => {
+                    Err(ForbiddenAddress { host, address: Shown::Hidden }.into())
+                }
+                (true, Some(address)) => Err(ForbiddenAddress { host, address: Shown::To(*address) }.into()),
                 (true, None) => Err(std::io::Error::other("the name has no address").into()),
                 _ => Ok(Box::new(permitted.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs),
             }
@@ -142,95 +182,12 @@ fn is_localhost(host: &str) -> bool {
     host.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
-/// Whether an address is one of the public internet. Transition addresses are judged by the IPv4 address inside.
-fn is_global(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => is_global_v4(ip),
-        IpAddr::V6(ip) => is_global_v6(ip),
-    }
-}
-
-/// Azure's agent and metadata on every virtual machine, in the midst of public addresses.
-const AZURE_PLATFORM: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
-
-fn is_global_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    !(a == 0 // "this network": Linux connects 0.0.0.0 to itself
-        || a == 10
-        || a == 127
-        || (a == 100 && (64..128).contains(&b)) // shared address space; a cloud's metadata lives at 100.100.100.200
-        || (a == 169 && b == 254)
-        || ip == AZURE_PLATFORM
-        || (a == 172 && (16..32).contains(&b))
-        || (a == 192 && b == 168)
-        || (a == 192 && b == 0 && (c == 0 || c == 2))
-        || (a == 198 && (18..20).contains(&b))
-        || (a == 198 && b == 51 && c == 100)
-        || (a == 203 && b == 0 && c == 113)
-        || a >= 224)
-}
-
-fn is_global_v6(ip: Ipv6Addr) -> bool {
-    let s = ip.segments();
-    let embedded = |hi: u16, lo: u16| {
-        let ([a, b], [c, d]) = (hi.to_be_bytes(), lo.to_be_bytes());
-        is_global_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => embedded(hi, lo), // NAT64
-        [0x2002, hi, lo, ..] => embedded(hi, lo),               // 6to4
-        [0x2001, 0, ..] | [0x2001, 0xdb8, ..] => false,         // Teredo, documentation
-        [0x3fff, second, ..] if second < 0x1000 => false,       // documentation
-        // Unicast in use is 2000::/3; fc00::/7, fe80::/10, ::1 and the rest lie outside.
-        [first, ..] => first & 0xe000 == 0x2000,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn url(s: &str) -> Url {
         Url::parse(s).unwrap()
-    }
-
-    #[test]
-    fn addresses() {
-        for global in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::808:808"]
-        {
-            assert!(is_global(global.parse().unwrap()), "{global}");
-        }
-        for private in [
-            "0.0.0.0",
-            "10.1.2.3",
-            "127.0.0.1",
-            "169.254.169.254",
-            "168.63.129.16",
-            "100.100.100.200",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.168.0.1",
-            "192.0.0.192",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "fe80::1",
-            "fc00::1",
-            "fd00:ec2::254",
-            "ff02::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-            "2002:a00:1::",
-            "::7f00:1",
-            "2001:db8::1",
-            "3fff:123::1",
-            "64:ff9b:1::808:808",
-            "2001:0:808:808::1",
-        ] {
-            assert!(!is_global(private.parse().unwrap()), "{private}");
-        }
     }
 
     #[test]

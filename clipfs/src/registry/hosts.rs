@@ -40,6 +40,8 @@ pub(super) struct HostConfig {
     pub(super) headers: HeaderMap,
     pub(super) tls: TlsOptions,
     pub(super) allow_private: Vec<String>,
+    /// The operator has named it: it may be anywhere.
+    pub(super) is_named: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -122,7 +124,9 @@ pub(super) fn load(
         None => itself(reference, plain_http)?.base,
     };
     let mut host = configure(server, false, &file.own, &dir, &file.allow_private).map_err(&broken)?;
-    let sends = file.send_credentials && dir.file_name().is_none_or(|name| name != DEFAULT);
+    let is_default = dir.file_name().is_some_and(|name| name == DEFAULT);
+    host.is_named = file.server.is_some() || !is_default;
+    let sends = file.send_credentials && !is_default;
     let itself = [itself(reference, plain_http)?.base, itself(reference, false)?.base];
     // Over TLS it is the same registry even if plain http would do.
     host.whose = match itself.iter().any(|itself| same_origin(&host.base, itself)) {
@@ -187,6 +191,7 @@ fn itself(reference: &Reference, plain_http: bool) -> Result<HostConfig, Registr
         headers: HeaderMap::new(),
         tls: TlsOptions::default(),
         allow_private: Vec::new(),
+        is_named: false,
     })
 }
 
@@ -290,6 +295,7 @@ fn configure(
         headers: headers(table)?,
         tls,
         allow_private: allow_private.to_vec(),
+        is_named: true,
     })
 }
 

@@ -18,7 +18,7 @@ use super::retry::{Budget, Failure, Retry};
 use super::safe_url::authority;
 use super::stats::Counters;
 use super::whose::Whose;
-use super::{RegistryError, RegistryOptions, deadline, hosts, range};
+use super::{Reach, RegistryError, RegistryOptions, deadline, hosts, range};
 use crate::credentials::{CredentialProvider, CredentialRequest};
 use crate::num::to_u64;
 use crate::oci::manifest::MAX_MANIFEST;
@@ -69,7 +69,11 @@ impl Remote {
         let counters = Arc::new(Counters::default());
         let mut endpoints = Vec::new();
         for host in hosts::load(&reference, options.hosts_dir.as_deref(), options.plain_http)? {
-            let guard = Arc::new(Guard::new(&host.base, host.allow_private));
+            let reach = if host.is_named { Reach::Anywhere } else { options.reach };
+            let guard = Arc::new(Guard::new(&host.base, host.allow_private).within(reach));
+            guard
+                .check_own(&host.base)
+                .map_err(|reason| RegistryError::Protocol { host: authority(&host.base), reason })?;
             let (base, lookup, counted) = (host.base.clone(), Arc::clone(&lookup), Arc::clone(&counters));
             let http = Arc::new(Http::new(base, host.tls, guard, lookup, timeouts, counted)?);
             let request = CredentialRequest {

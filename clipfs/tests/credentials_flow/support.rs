@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use clipfs::credentials::provider::{Answer, AnswerFuture};
 use clipfs::credentials::{Credential, CredentialError, CredentialProvider, CredentialRequest};
 use clipfs::oci::{Descriptor, Digest, Platform};
-use clipfs::registry::{ImageSource, RegistryOptions};
+use clipfs::registry::{ImageSource, Reach, RegistryOptions};
 use fixtures::content::Content;
 use fixtures::secret::Traces;
 
@@ -159,6 +159,7 @@ pub(crate) async fn open_with(
         connect_timeout: Duration::from_secs(10),
         progress_timeout: Duration::from_secs(20),
         attempts: 2,
+        reach: Reach::Anywhere,
     };
     ImageSource::open(&reference.parse().unwrap(), options).await.unwrap()
 }

@@ -11,7 +11,7 @@ use clipfs::credentials::{Anonymous, CredentialProvider, CredentialSource};
 use clipfs::index::{ChunkRecord, ClipIndex, ContentId, Kind};
 use clipfs::oci::{ImageSpec, Platform};
 use clipfs::read::{ReadError, ReadOptions, Reader};
-use clipfs::registry::{ImageSource, RegistryOptions};
+use clipfs::registry::{ImageSource, Reach, RegistryOptions};
 use clipfs::store::{Store, StoreOptions};
 use clipfs::vfs::Vfs;
 use fixtures::content::Content;
@@ -47,6 +47,7 @@ pub(crate) fn impatient(credentials: Arc<dyn CredentialProvider>) -> RegistryOpt
         connect_timeout: Duration::from_secs(1),
         progress_timeout: Duration::from_secs(1),
         attempts: 4,
+        reach: Reach::Anywhere,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A resolver that never answers.
+//! Resolvers: one that never answers, and ones that name what is ours.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::oci::Reference;
 use crate::registry::guard::Lookup;
 use crate::registry::remote::Remote;
 use crate::registry::stream::HttpStream;
-use crate::registry::{RegistryError, RegistryOptions};
+use crate::registry::{Reach, RegistryError, RegistryOptions};
 
 /// Says where the registry is, until it is broken; says nothing about anybody else.
 #[derive(Debug, Default)]
@@ -81,4 +81,78 @@ async fn a_resolver_that_hangs_holds_up_nobody_else_and_not_for_ever() {
     let error = error.map(drop).unwrap_err();
     assert!(matches!(&error, RegistryError::Unavailable { .. }), "{error}");
     assert_eq!(server.requests().len(), before);
+}
+
+/// Says that every name is at one address, and counts.
+#[derive(Debug)]
+struct At(IpAddr, std::sync::atomic::AtomicUsize);
+
+impl Lookup for At {
+    fn lookup(&self, _: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>> {
+        self.1.fetch_add(1, SeqCst);
+        let found = self.0;
+        Box::pin(async move { Ok(vec![found]) })
+    }
+}
+
+#[tokio::test]
+async fn a_registry_out_of_reach_gets_no_packet() {
+    let image = Image::new(100);
+    let served = image.clone();
+    let server = Server::start("127.0.0.1", move |r, _| served.answer(r)).await;
+    let port = server.host.rsplit(':').next().unwrap();
+    let credential = Credential::Basic { username: "u".into(), password: "pl4nted-p".into() };
+    for (host, reach, within) in [
+        ("registry.test", Reach::Anywhere, true),
+        ("registry.test", Reach::Private, true),
+        ("registry.test", Reach::Public, false),
+        ("127.0.0.1", Reach::Private, true),
+        ("127.0.0.1", Reach::Public, false),
+        ("[::ffff:127.0.0.1]", Reach::Public, false),
+        ("localhost", Reach::Public, false),
+        ("169.254.169.254", Reach::Private, false),
+        ("0.0.0.0", Reach::Private, false),
+        ("[fd00:ec2::254]", Reach::Private, false),
+    ] {
+        let before = server.requests().len();
+        let reference = Reference::parse(&format!("{host}:{port}/team/app:1")).unwrap();
+        let provider = Static { registry: reference.registry.clone(), credential: credential.clone() };
+        let options = RegistryOptions { plain_http: true, attempts: 1, reach, ..with_credentials(provider) };
+        let lookup = Arc::new(At(IpAddr::from([127, 0, 0, 1]), 0.into()));
+        let found = match Remote::open_with(reference, &options, lookup.clone()) {
+            // Nor may the question whether the credentials are good reach it.
+            Ok(remote) => match remote.authenticate().await {
+                Ok(()) => remote.manifest("1", None, None).await.map(drop),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if within {
+            found.unwrap_or_else(|error| panic!("{host} {reach:?}: {error}"));
+            assert!(server.requests().len() > before, "{host} {reach:?}");
+            continue;
+        }
+        let error = found.expect_err(host);
+        assert!(matches!(&error, RegistryError::Protocol { .. }), "{host} {reach:?}: {error}");
+        assert!(error.to_string().contains("a private address"), "{host} {reach:?}: {error}");
+        assert_eq!(server.requests().len(), before, "{host} {reach:?}");
+        if host == "registry.test" {
+            assert!(lookup.1.load(SeqCst) > 0, "what it resolves to is what was refused");
+            assert!(
+                !error.to_string().contains("127.0.0.1"),
+                "what names stand for in here is not told: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn link_local_addresses_are_out_of_reach_even_by_name() {
+    let reference = Reference::parse("registry.test:1/team/app:1").unwrap();
+    let provider = Static { registry: reference.registry.clone(), credential: Credential::Anonymous };
+    let options = RegistryOptions { attempts: 1, reach: Reach::Private, ..with_credentials(provider) };
+    let lookup = Arc::new(At(IpAddr::from([169, 254, 169, 254]), 0.into()));
+    let remote = Remote::open_with(reference, &options, lookup).unwrap();
+    let error = remote.manifest("1", None, None).await.unwrap_err();
+    assert!(error.to_string().contains("resolves to a private address"), "{error}");
 }

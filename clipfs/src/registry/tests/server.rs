@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::credentials::{Anonymous, CredentialProvider};
 use crate::oci::manifest::{OCI_CONFIG, OCI_MANIFEST};
 use crate::oci::{Descriptor, Digest, ImageSpec, Reference};
-use crate::registry::{ImageSource, RegistryOptions};
+use crate::registry::{ImageSource, Reach, RegistryOptions};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -215,6 +215,7 @@ pub(super) fn options() -> RegistryOptions {
         connect_timeout: Duration::from_secs(10),
         progress_timeout: Duration::from_secs(20),
         attempts: 3,
+        reach: Reach::Anywhere,
     }
 }
 
