@@ -18,12 +18,32 @@ use crate::model::{
     TokenId, Worker, WorkerId, Workspace, WorkspaceId,
 };
 
+mod address;
+mod announce;
+mod audit;
 mod change;
+mod data_keys;
+mod dialect;
 mod error;
+mod housekeeping;
+mod images;
+mod indexes;
+mod migrations;
+mod page;
+mod retry;
+mod row;
+mod secrets;
+mod sql;
+mod tokens;
 mod topic;
+mod workspaces;
+
+// `mod whole;` implements `Store`, once all repositories are there.
 
 pub use change::{Change, Done, IdempotencyKey, NewSecret, SecretChange};
 pub use error::StoreError;
+pub use migrations::{SCHEMA_VERSION, migrate, revert};
+pub use sql::{SqlStore, open};
 pub use topic::{Topic, Topics};
 
 /// The result of every method.

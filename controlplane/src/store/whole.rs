@@ -1,0 +1,3 @@
+//! [`SqlStore`] is the whole [`super::Store`].
+
+impl super::Store for super::SqlStore {}
