@@ -236,4 +236,4 @@ impl std::fmt::Debug for Kept {
 #[cfg(test)]
 pub(crate) mod memory;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
