@@ -1,6 +1,5 @@
 use super::*;
 use crate::model::{ImageId, Time, WorkspaceId};
-use crate::store::Secrets as _;
 use crate::vault::memory::Memory;
 use crate::vault::tests::{CHANGE, World};
 
