@@ -66,8 +66,8 @@ async fn rewrapped(database: Database) {
     let (first, second) = (data_key(&a, "kek-1"), data_key(&b, "kek-2"));
     assert!(store.set_current_data_key(&first, None).await.unwrap());
     assert!(store.set_current_data_key(&second, None).await.unwrap());
-    assert_eq!(store.data_keys_not_wrapped_by("kek-2", 10).await.unwrap(), [first.clone()]);
-    assert_eq!(store.data_keys_not_wrapped_by("kek-3", 1).await.unwrap(), [first.clone()]);
+    assert_eq!(store.data_keys_not_wrapped_by("kek-2", 10).await.unwrap(), std::slice::from_ref(&first));
+    assert_eq!(store.data_keys_not_wrapped_by("kek-3", 1).await.unwrap(), std::slice::from_ref(&first));
     assert!(store.rewrap_data_key(&first.key_id, "kek-1", "kek-2", b"anew").await.unwrap());
     assert!(!store.rewrap_data_key(&first.key_id, "kek-1", "kek-3", b"late").await.unwrap());
     let key = store.data_key(&first.key_id).await.unwrap().unwrap();

@@ -32,26 +32,26 @@ macro_rules! conformance {
 }
 
 /// A database with its tables, a store on it, and the store's clock.
-pub struct Database {
-    pub store: Arc<SqlStore>,
-    pub url: String,
-    pub clock: Arc<ManualClock>,
+pub(crate) struct Database {
+    pub(crate) store: Arc<SqlStore>,
+    pub(crate) url: String,
+    pub(crate) clock: Arc<ManualClock>,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Database {
-    pub async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("control.db").display());
         Self::at(url, Some(dir)).await
     }
 
-    pub async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         let url = tokio::task::spawn_blocking(|| Postgres::shared().database()).await.unwrap();
         Self::at(url, None).await
     }
 
-    pub async fn at(url: String, dir: Option<tempfile::TempDir>) -> Self {
+    pub(crate) async fn at(url: String, dir: Option<tempfile::TempDir>) -> Self {
         migrate(&url).await.unwrap();
         let clock = Arc::new(ManualClock::default());
         clock.advance(std::time::Duration::from_secs(1_000_000));
@@ -60,16 +60,16 @@ impl Database {
     }
 
     /// Another replica.
-    pub async fn replica(&self) -> Arc<SqlStore> {
+    pub(crate) async fn replica(&self) -> Arc<SqlStore> {
         open(&self.url, self.clock.clone()).await.unwrap()
     }
 
-    pub async fn connection(&self) -> sqlx::AnyConnection {
+    pub(crate) async fn connection(&self) -> sqlx::AnyConnection {
         sqlx::AnyConnection::connect(&self.url).await.unwrap()
     }
 
     /// Behind the store's back; tells how many rows.
-    pub async fn execute(&self, sql: &str) -> u64 {
+    pub(crate) async fn execute(&self, sql: &str) -> u64 {
         let mut connection = self.connection().await;
         let done = sqlx::query(AssertSqlSafe(sql))
             .execute(&mut connection)
@@ -80,7 +80,7 @@ impl Database {
     }
 
     /// The first column of a query's rows.
-    pub async fn texts(&self, sql: &str) -> Vec<String> {
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
         let mut connection = self.connection().await;
         let rows = sqlx::query(AssertSqlSafe(sql))
             .fetch_all(&mut connection)
@@ -90,7 +90,7 @@ impl Database {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    pub async fn count(&self, from: &str) -> i64 {
+    pub(crate) async fn count(&self, from: &str) -> i64 {
         let mut connection = self.connection().await;
         let sql = format!("SELECT COUNT(*) FROM {from}");
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
@@ -99,13 +99,13 @@ impl Database {
     }
 
     /// A workspace.
-    pub async fn workspace(&self, name: &str) -> WorkspaceId {
+    pub(crate) async fn workspace(&self, name: &str) -> WorkspaceId {
         let change = change(None, "CreateWorkspace", name);
         self.store.create_workspace(&change, name).await.unwrap().into_inner().workspace_id
     }
 
     /// The workspace's current data key, made if it has none.
-    pub async fn key(&self, workspace: &WorkspaceId) -> KeyId {
+    pub(crate) async fn key(&self, workspace: &WorkspaceId) -> KeyId {
         if let Some(key) = self.store.current_data_key(workspace).await.unwrap() {
             return key.key_id;
         }
@@ -115,7 +115,7 @@ impl Database {
     }
 
     /// A secret to be kept.
-    pub async fn new_secret(&self, workspace: &WorkspaceId, name: &str, registry: &str) -> NewSecret {
+    pub(crate) async fn new_secret(&self, workspace: &WorkspaceId, name: &str, registry: &str) -> NewSecret {
         let key_id = self.key(workspace).await;
         let secret = Secret {
             secret_id: SecretId::generate(),
@@ -130,14 +130,14 @@ impl Database {
     }
 
     /// A secret.
-    pub async fn secret(&self, workspace: &WorkspaceId, name: &str, registry: &str) -> Secret {
+    pub(crate) async fn secret(&self, workspace: &WorkspaceId, name: &str, registry: &str) -> Secret {
         let new = self.new_secret(workspace, name, registry).await;
         let change = change(Some(workspace), "CreateSecret", name);
         self.store.create_secret(&change, &new).await.unwrap().into_inner()
     }
 
     /// A complete clip index of one piece.
-    pub async fn index(&self, digest: &str) {
+    pub(crate) async fn index(&self, digest: &str) {
         let info = ClipIndexInfo { index_digest: digest.to_owned(), index_bytes: 5, pieces: 1 };
         if self.store.begin_clip_index(&info).await.unwrap() {
             self.store.put_clip_index_piece(digest, 0, b"index").await.unwrap();
@@ -146,7 +146,7 @@ impl Database {
     }
 
     /// An image.
-    pub async fn image(
+    pub(crate) async fn image(
         &self,
         workspace: &WorkspaceId,
         id: &str,
@@ -159,7 +159,7 @@ impl Database {
     }
 
     /// A container in a state, on a worker of that name.
-    pub async fn container(
+    pub(crate) async fn container(
         &self,
         workspace: &WorkspaceId,
         image: &str,
@@ -187,7 +187,7 @@ impl Database {
     }
 
     /// Outbox as `worker kind container attempt/token`.
-    pub async fn outbox(&self) -> Vec<String> {
+    pub(crate) async fn outbox(&self) -> Vec<String> {
         self.texts(
             "SELECT worker_id || ' ' || kind || ' ' || container_id || ' ' || CAST(attempt AS TEXT) || '/'
                  || CAST(fencing_token AS TEXT) FROM outbox ORDER BY worker_id, container_id, delivery",
@@ -196,30 +196,34 @@ impl Database {
     }
 }
 
-pub fn change<'a>(workspace: Option<&'a WorkspaceId>, action: &'static str, target: &'a str) -> Change<'a> {
+pub(crate) fn change<'a>(
+    workspace: Option<&'a WorkspaceId>,
+    action: &'static str,
+    target: &'a str,
+) -> Change<'a> {
     Change { actor: "token-1", workspace, action, target, key: None }
 }
 
 /// The same change under a key.
-pub fn keyed<'a>(change: Change<'a>, key: &'a str, request: u8) -> Change<'a> {
+pub(crate) fn keyed<'a>(change: Change<'a>, key: &'a str, request: u8) -> Change<'a> {
     Change { key: Some(IdempotencyKey { key, request: [request; 32] }), ..change }
 }
 
-pub fn now<T>(done: Done<T>) -> T {
+pub(crate) fn now<T>(done: Done<T>) -> T {
     match done {
         Done::Now(outcome) => outcome,
         Done::Replayed(_) => panic!("it was replayed"),
     }
 }
 
-pub fn replayed<T>(done: Done<T>) -> T {
+pub(crate) fn replayed<T>(done: Done<T>) -> T {
     match done {
         Done::Now(_) => panic!("it was done again"),
         Done::Replayed(outcome) => outcome,
     }
 }
 
-pub fn data_key(workspace: &WorkspaceId, kek: &str) -> DataKey {
+pub(crate) fn data_key(workspace: &WorkspaceId, kek: &str) -> DataKey {
     DataKey {
         key_id: KeyId::generate(),
         workspace_id: workspace.clone(),
@@ -229,7 +233,7 @@ pub fn data_key(workspace: &WorkspaceId, kek: &str) -> DataKey {
     }
 }
 
-pub fn image(workspace: &WorkspaceId, id: &str, credentials: ImageCredentialSource) -> Image {
+pub(crate) fn image(workspace: &WorkspaceId, id: &str, credentials: ImageCredentialSource) -> Image {
     Image {
         image_id: ImageId::from(id),
         workspace_id: workspace.clone(),
@@ -247,14 +251,14 @@ pub fn image(workspace: &WorkspaceId, id: &str, credentials: ImageCredentialSour
     }
 }
 
-pub fn named(secret: &Secret) -> ImageCredentialSource {
+pub(crate) fn named(secret: &Secret) -> ImageCredentialSource {
     ImageCredentialSource::Secret { name: secret.name.clone(), id: secret.secret_id.clone() }
 }
 
-pub fn page(size: u32, after: Option<String>) -> PageRequest {
+pub(crate) fn page(size: u32, after: Option<String>) -> PageRequest {
     PageRequest { size, after }
 }
 
-pub fn worker(id: &str) -> WorkerId {
+pub(crate) fn worker(id: &str) -> WorkerId {
     id.into()
 }

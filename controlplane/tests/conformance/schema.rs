@@ -4,15 +4,22 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use controlplane::model::SystemClock;
+use controlplane::model::{Sealed, SystemClock};
 use controlplane::store::{
-    Housekeeping as _, SCHEMA_VERSION, StoreError, Workspaces as _, migrate, open, revert,
+    DataKeys as _, Housekeeping as _, Images as _, SCHEMA_VERSION, SecretChange, Secrets as _, StoreError,
+    Tokens as _, Workspaces as _, migrate, open, revert,
 };
 use fixtures::postgres::Postgres;
 
-use crate::database::{Database, change};
+use crate::database::{Database, change, named, page};
 
-conformance!(up_down_up, many_at_once, other_texts_are_refused, newer_tables_are_used);
+conformance!(
+    up_down_up,
+    many_at_once,
+    other_texts_are_refused,
+    newer_tables_are_used,
+    goes_on_while_tables_get_more_columns
+);
 
 async fn up_down_up(database: Database) {
     let workspace = database.workspace("a").await;
@@ -67,6 +74,51 @@ async fn newer_tables_are_used(database: Database) {
         matches!(&older, Err(StoreError::Schema(why)) if why.contains("controlplane migrate")),
         "{older:?}"
     );
+}
+
+async fn goes_on_while_tables_get_more_columns(database: Database) {
+    let workspace = database.workspace("a").await;
+    let mut secret = database.secret(&workspace, "NAME", "registry.test").await;
+    let image = database.image(&workspace, "i", named(&secret)).await;
+    let key_id = database.key(&workspace).await;
+    // Statements are prepared before and used after, by the same connections.
+    let store = &database.store;
+    for round in 0..2 {
+        for _ in 0..2 {
+            store.workspace("a").await.unwrap().unwrap();
+            store.workspaces(&page(1, None)).await.unwrap();
+            store.token_by_hash(&[1; 32]).await.unwrap();
+            store.tokens(None, &page(1, None)).await.unwrap();
+            store.tokens(Some(&workspace), &page(1, None)).await.unwrap();
+            store.current_data_key(&workspace).await.unwrap().unwrap();
+            store.data_key(&key_id).await.unwrap().unwrap();
+            store.data_keys_not_wrapped_by("other", 1).await.unwrap();
+            store.secrets_under_old_keys(1).await.unwrap();
+            store.secret(&workspace, &secret.secret_id).await.unwrap().unwrap();
+            store.secrets_named(&workspace, "NAME").await.unwrap();
+            store.secret_for_registry(&workspace, "registry.test").await.unwrap().unwrap();
+            store.secrets(&workspace, &page(1, None)).await.unwrap();
+            store.image(&workspace, &image.image_id).await.unwrap().unwrap();
+            store.images(&workspace, &page(1, None)).await.unwrap();
+            let sealed = Sealed { key_id: key_id.clone(), record: b"next".to_vec() };
+            let change = change(Some(&workspace), "UpdateSecret", "NAME");
+            secret = store.update_secret(&change, &secret, &sealed).await.unwrap().into_inner();
+            let change = crate::database::change(Some(&workspace), "CreateImage", "i");
+            store.put_image(&change, &image, &SecretChange::None).await.unwrap();
+        }
+        for table in [
+            "workspace",
+            "token",
+            "data_key",
+            "secret",
+            "secret_version",
+            "image",
+            "image_secret",
+            "clip_index",
+        ] {
+            database.execute(&format!("ALTER TABLE {table} ADD COLUMN extra{round} TEXT")).await;
+        }
+    }
 }
 
 /// `table.column`, with `!` where it may not be NULL.
