@@ -156,8 +156,7 @@ async fn registration_wakes_what_waits(yard: Yard) {
 async fn cached_images_are_replaced(yard: Yard) {
     let near = yard.register_in("near", "", cpus(8000)).await;
     yard.register("far", 1000, 1000).await;
-    let set = |images: Vec<String>| yard.store.set_cached_images(&near.worker_id, near.epoch, &images);
-    set(vec![]).await.unwrap();
+    yard.store.set_cached_images(&near.worker_id, near.epoch, &[]).await.unwrap();
     let many: Vec<String> =
         (0..100).map(|n| digest(&n.to_string())).chain([digest("a"), digest("a")]).collect();
     // Twice the same changes nothing.
