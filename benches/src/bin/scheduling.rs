@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result};
 use benches::report::{Row, json, table};
 use clap::Parser;
 use controlplane::model::{
-    Capacity, ClipIndexInfo, ContainerId, ContainerState, Demand, Image, ImageCredentialSource, Lease, NewContainer,
-    Registration, Report, SystemClock, Time, WorkerId, WorkspaceId,
+    Capacity, ClipIndexInfo, ContainerId, ContainerState, Demand, Image, ImageCredentialSource, Lease,
+    NewContainer, Registration, Report, SystemClock, Time, WorkerId, WorkspaceId,
 };
 use controlplane::scheduler::{Scheduler, SchedulerOptions};
 use controlplane::store::{
-    Announcements as _, Change, Containers as _, Images as _, Indexes as _, Outbox as _, Queue as _, SecretChange,
-    SqlStore, Topic, Workers as _, Workspaces as _, migrate, open,
+    Announcements as _, Change, Containers as _, Images as _, Indexes as _, Outbox as _, Queue as _,
+    SecretChange, SqlStore, Topic, Workers as _, Workspaces as _, migrate, open,
 };
 use fixtures::postgres::{Durability, Postgres};
 
@@ -64,7 +64,9 @@ async fn main() -> Result<()> {
                     };
                     let rate = decisions(&url, workers, queued, schedulers).await?;
                     let row = Row {
-                        what: format!("{database}, {workers} workers, {queued} queued, {schedulers} schedulers"),
+                        what: format!(
+                            "{database}, {workers} workers, {queued} queued, {schedulers} schedulers"
+                        ),
                         ours: rate,
                         unit: "decisions/s",
                         peer: None,
@@ -150,8 +152,13 @@ impl Ground {
             request: "{}".to_owned(),
             demand: Demand { cpu, memory: 1, ..Demand::default() },
         };
-        let change =
-            Change { actor: "bench", workspace: Some(&self.workspace), action: "Bench", target: id, key: None };
+        let change = Change {
+            actor: "bench",
+            workspace: Some(&self.workspace),
+            action: "Bench",
+            target: id,
+            key: None,
+        };
         self.store.submit(&change, &new).await?;
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use controlplane::model::{
     Beat, Capacity, ClipIndexInfo, Container, ContainerId, ContainerState, Demand, Image,
@@ -11,49 +10,44 @@ use controlplane::model::{
 };
 use controlplane::store::{
     Change, Containers as _, Delivery, DeliveryKind, Done, Images as _, Indexes as _, Outbox as _,
-    Queue as _, Result, SecretChange, SqlStore, Workers as _, Workspaces as _, migrate, open,
+    Queue as _, Result, SecretChange, SqlStore, Workers as _, Workspaces as _,
 };
 
+use crate::database::Database;
+
 /// The digest of every image's manifest: `sha256:` and its identity.
-pub fn digest(image: &str) -> String {
+pub(crate) fn digest(image: &str) -> String {
     format!("sha256:{image}")
 }
 
 /// Any change.
-pub fn change<'a>(workspace: &'a WorkspaceId, target: &'a str) -> Change<'a> {
+pub(crate) fn change<'a>(workspace: &'a WorkspaceId, target: &'a str) -> Change<'a> {
     Change { actor: "test", workspace: Some(workspace), action: "Test", target, key: None }
 }
 
-pub struct Yard {
-    pub store: Arc<SqlStore>,
-    pub clock: Arc<ManualClock>,
-    pub url: String,
-    pub workspace: WorkspaceId,
-    _dir: Option<tempfile::TempDir>,
+pub(crate) struct Yard {
+    pub(crate) store: Arc<SqlStore>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) url: String,
+    pub(crate) workspace: WorkspaceId,
+    database: Database,
 }
 
 impl Yard {
-    pub async fn sqlite() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/control.db", dir.path().display());
-        Self::at(url, Some(dir)).await
+    pub(crate) async fn sqlite() -> Self {
+        Self::on(Database::sqlite().await).await
     }
 
-    pub async fn postgres() -> Self {
-        let url =
-            tokio::task::spawn_blocking(|| fixtures::postgres::Postgres::shared().database()).await.unwrap();
-        Self::at(url, None).await
+    pub(crate) async fn postgres() -> Self {
+        Self::on(Database::postgres().await).await
     }
 
-    async fn at(url: String, dir: Option<tempfile::TempDir>) -> Self {
-        let clock = Arc::new(ManualClock::default());
-        clock.advance(Duration::from_secs(1_700_000_000));
-        migrate(&url).await.unwrap();
-        let store = open(&url, Arc::clone(&clock) as _).await.unwrap();
+    async fn on(database: Database) -> Self {
+        let (store, clock, url) = (database.store.clone(), database.clock.clone(), database.url.clone());
         let made =
             store.create_workspace(&Change { workspace: None, ..change(&"".into(), "yard") }, "yard").await;
         let workspace = made.unwrap().into_inner().workspace_id;
-        let yard = Self { store, clock, url, workspace, _dir: dir };
+        let yard = Self { store, clock, url, workspace, database };
         for image in ["a", "b", "c"] {
             yard.image(image).await;
         }
@@ -61,8 +55,8 @@ impl Yard {
     }
 
     /// Another replica.
-    pub async fn replica(&self) -> Arc<SqlStore> {
-        open(&self.url, Arc::clone(&self.clock) as _).await.unwrap()
+    pub(crate) async fn replica(&self) -> Arc<SqlStore> {
+        self.database.replica().await
     }
 
     async fn image(&self, name: &str) {
@@ -88,7 +82,7 @@ impl Yard {
         self.store.put_image(&change(&self.workspace, name), &image, &SecretChange::None).await.unwrap();
     }
 
-    pub async fn register_in(&self, node: &str, pool: &str, capacity: Capacity) -> Worker {
+    pub(crate) async fn register_in(&self, node: &str, pool: &str, capacity: Capacity) -> Worker {
         let registration = Registration {
             node: node.to_owned(),
             capacity,
@@ -99,11 +93,11 @@ impl Yard {
     }
 
     /// A worker of the default pool, without GPUs.
-    pub async fn register(&self, node: &str, cpu: i64, memory: i64) -> WorkerId {
+    pub(crate) async fn register(&self, node: &str, cpu: i64, memory: i64) -> WorkerId {
         self.register_in(node, "", Capacity { cpu, memory, ..Capacity::default() }).await.worker_id
     }
 
-    pub fn new_container(&self, id: &str, image: &str, demand: Demand) -> NewContainer {
+    pub(crate) fn new_container(&self, id: &str, image: &str, demand: Demand) -> NewContainer {
         NewContainer {
             container_id: id.into(),
             workspace_id: self.workspace.clone(),
@@ -113,58 +107,63 @@ impl Yard {
         }
     }
 
-    pub async fn try_submit(&self, id: &str, image: &str, demand: Demand) -> Result<Done<Container>> {
+    pub(crate) async fn try_submit(&self, id: &str, image: &str, demand: Demand) -> Result<Done<Container>> {
         self.store.submit(&change(&self.workspace, id), &self.new_container(id, image, demand)).await
     }
 
     /// Queues a container of image `a`.
-    pub async fn submit(&self, id: &str, cpu: i64, memory: i64) {
+    pub(crate) async fn submit(&self, id: &str, cpu: i64, memory: i64) {
         self.try_submit(id, "a", Demand { cpu, memory, ..Demand::default() }).await.unwrap();
     }
 
-    pub async fn place(&self) -> (u64, u64) {
+    pub(crate) async fn place(&self) -> (u64, u64) {
         let placed = self.store.place(100).await.unwrap();
         (placed.placed, placed.parked)
     }
 
-    pub async fn container(&self, id: &str) -> Container {
+    pub(crate) async fn container(&self, id: &str) -> Container {
         self.store.container(&self.workspace, &ContainerId::from(id)).await.unwrap().unwrap()
     }
 
-    pub async fn worker(&self, id: &WorkerId) -> Worker {
+    pub(crate) async fn worker(&self, id: &WorkerId) -> Worker {
         self.store.worker(id).await.unwrap().unwrap()
     }
 
     /// Where a container was sent: the node's name, or nothing.
-    pub async fn node_of(&self, id: &str) -> String {
+    pub(crate) async fn node_of(&self, id: &str) -> String {
         match self.container(id).await.worker_id {
             Some(worker) => self.worker(&worker).await.node,
             None => String::new(),
         }
     }
 
-    pub async fn lease(&self, id: &str) -> Lease {
+    pub(crate) async fn lease(&self, id: &str) -> Lease {
         lease_of(&self.container(id).await)
     }
 
-    pub async fn report(&self, worker: &WorkerId, lease: &Lease, state: ContainerState) -> Result<Container> {
+    pub(crate) async fn report(
+        &self,
+        worker: &WorkerId,
+        lease: &Lease,
+        state: ContainerState,
+    ) -> Result<Container> {
         self.store.report(worker, &report(lease, state)).await
     }
 
-    pub async fn beat(&self, worker: &Worker) -> bool {
+    pub(crate) async fn beat(&self, worker: &Worker) -> bool {
         let beat = Beat { worker_id: worker.worker_id.clone(), epoch: worker.epoch, draining: false };
         self.store.beat(&[beat]).await.unwrap().is_empty()
     }
 
-    pub async fn deliveries(&self, worker: &WorkerId) -> Vec<Delivery> {
+    pub(crate) async fn deliveries(&self, worker: &WorkerId) -> Vec<Delivery> {
         self.store.deliveries(worker, 0, 1000).await.unwrap()
     }
 
-    pub async fn stop(&self, id: &str) -> Container {
+    pub(crate) async fn stop(&self, id: &str) -> Container {
         self.store.stop(&change(&self.workspace, id), &ContainerId::from(id)).await.unwrap().into_inner()
     }
 
-    pub async fn workers(&self) -> Vec<Worker> {
+    pub(crate) async fn workers(&self) -> Vec<Worker> {
         let mut request = PageRequest { size: 1000, after: None };
         let mut all = Vec::new();
         loop {
@@ -177,7 +176,7 @@ impl Yard {
         }
     }
 
-    pub async fn containers(&self) -> Vec<Container> {
+    pub(crate) async fn containers(&self) -> Vec<Container> {
         let mut request = PageRequest { size: 1000, after: None };
         let mut all = Vec::new();
         loop {
@@ -191,7 +190,7 @@ impl Yard {
     }
 
     /// What must hold at any time: what is free is what is not reserved, and what waits in the outbox is of dispatches that stand.
-    pub async fn check(&self, demands: &HashMap<String, Demand>) {
+    pub(crate) async fn check(&self, demands: &HashMap<String, Demand>) {
         let containers = self.containers().await;
         let active: Vec<&Container> =
             containers.iter().filter(|c| !c.state.is_final() && c.state != ContainerState::Queued).collect();
@@ -234,7 +233,7 @@ impl Yard {
     }
 }
 
-pub fn lease_of(container: &Container) -> Lease {
+pub(crate) fn lease_of(container: &Container) -> Lease {
     Lease {
         workspace_id: container.workspace_id.clone(),
         container_id: container.container_id.clone(),
@@ -243,7 +242,7 @@ pub fn lease_of(container: &Container) -> Lease {
     }
 }
 
-pub fn report(lease: &Lease, state: ContainerState) -> Report {
+pub(crate) fn report(lease: &Lease, state: ContainerState) -> Report {
     let failed = state == ContainerState::Failed;
     Report {
         lease: lease.clone(),
@@ -255,7 +254,7 @@ pub fn report(lease: &Lease, state: ContainerState) -> Report {
     }
 }
 
-pub fn kinds(deliveries: &[Delivery]) -> Vec<DeliveryKind> {
+pub(crate) fn kinds(deliveries: &[Delivery]) -> Vec<DeliveryKind> {
     deliveries.iter().map(|delivery| delivery.kind).collect()
 }
 
