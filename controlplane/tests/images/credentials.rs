@@ -19,14 +19,14 @@ async fn wrong_ones_are_told_and_leave_nothing() {
         let host = registry.addr().to_string();
         let wrong = secret("imaging-wrong");
         for (creds, words) in [
-            (login(&wrong).to_vec(), vec!["401", host.as_str()]),
+            (login(&wrong).to_vec(), vec!["denied", host.as_str()]),
             (vec![("USERNAME", "u")], vec!["both USERNAME and PASSWORD must be provided together"]),
             (vec![("USERNAME", "u"), ("PASSWORD", "")], vec!["both USERNAME and PASSWORD"]),
             (vec![("USERNAME", ""), ("PASSWORD", "")], vec!["all empty"]),
             (vec![("AWS_ACCESS_KEY_ID", "AKIA")], vec!["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]),
-            (vec![("GITHUB_TOKEN", wrong.as_str()), ("SOMETHING", "else")], vec!["401"]),
+            (vec![("GITHUB_TOKEN", wrong.as_str()), ("SOMETHING", "else")], vec!["denied"]),
             (vec![("SOMETHING", "else")], vec!["SOMETHING"]),
-            (vec![], vec!["401"]),
+            (vec![], vec!["denied"]),
         ] {
             let status = world.refused(&tenant, image(&name, &creds)).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -121,6 +121,7 @@ async fn made_again_the_secret_is_rotated_for_all_who_use_it() {
     assert!(messages(&events).contains("version 2 (also used by 1 other image)"), "{events:?}");
     assert_eq!(rotated.credential_secret_id, first.credential_secret_id);
     assert_eq!((rotated.image_id, rotated.create_time), (first.image_id, first.create_time));
+    assert!(world.audited().await[2].ends_with("rotated to version 2"), "{:?}", world.audited().await);
     let (value, version) = world.value(&tenant, &first.credential_secret_id).await;
     assert!(version == 2 && value.contains(&new), "version {version}");
     world.made(&tenant, image(&other, &[])).await;
@@ -138,6 +139,8 @@ async fn public_images_are_anonymous_explicitly() {
     assert!(messages(&events).contains("anonymously") && !messages(&events).contains("the workspace has"));
     assert_eq!((made.credential_secret_name.as_str(), made.credential_secret_id.as_str()), ("", ""));
     assert!(open.log().iter().all(|request| request.authorization().is_none()));
+    let [_, _, target, result] = world.audited().await;
+    assert_eq!((target, result.as_str()), (format!("image {} of {name}, anonymous", made.image_id), "ok"));
 
     // A secret of the workspace for the registry is used where it is named, and not because it is there.
     let private = registry(Auth::basic("u", &password));

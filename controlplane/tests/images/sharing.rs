@@ -32,6 +32,27 @@ async fn the_same_image_and_registry_with_credentials_of_ones_own() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_at_once_make_one_secret() {
+    let (world, one, other) = (World::new().await, secret("imaging-one"), secret("imaging-other"));
+    let (tenant, registry) = (world.tenant("a").await, registry(Auth::basic("u", &one)));
+    registry.admit("v", &other, None);
+    registry.push(&fixtures::images::layers(2), "team/other", "1");
+    let (first, second) = (registry.reference("team/app", "1"), registry.reference("team/other", "1"));
+    let creds = [("USERNAME", "v"), ("PASSWORD", other.as_str())];
+    for round in 1..=5 {
+        let (a, b) = tokio::join!(
+            world.made(&tenant, image(&first, &login(&one))),
+            world.made(&tenant, image(&second, &creds))
+        );
+        assert_eq!(a.credential_secret_id, b.credential_secret_id, "round {round}");
+        let (value, version) = world.value(&tenant, &a.credential_secret_id).await;
+        assert!(value.contains(&one) || value.contains(&other), "round {round}");
+        assert!(version >= 2, "whoever came second has rotated it");
+    }
+    world.end().await;
+}
+
 /// Layers' blobs that were asked for; the config of the image is one more.
 fn layers_read(registry: &Registry) -> usize {
     let log = registry.log();
