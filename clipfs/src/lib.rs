@@ -6,7 +6,7 @@
 //! | level | modules |
 //! | --- | --- |
 //! | 5 | [`cli`] |
-//! | 4 | [`mount`], [`build`], [`config`] |
+//! | 4 | [`worker`] ▸ [`mount`], [`build`], [`config`] |
 //! | 3 | [`fuse`], [`exit`] |
 //! | 2 | [`vfs`], [`read`] |
 //! | 1 | [`store`], [`registry`], [`credentials`] |
@@ -28,3 +28,4 @@ pub mod read;
 pub mod registry;
 pub mod store;
 pub mod vfs;
+pub mod worker;

@@ -9,11 +9,12 @@ use fixtures::sources::{self, Source, names_after, uses};
 
 /// Module, its level, and the modules that it may use. A module uses only what stands below it; the order within level 0
 /// is `index ▸ image ▸ decode ▸ oci ▸ num`.
-const MODULES: [(&str, u8, &[&str]); 16] = [
+const MODULES: [(&str, u8, &[&str]); 17] = [
     (
         "cli",
         5,
         &[
+            "worker",
             "mount",
             "build",
             "config",
@@ -30,6 +31,11 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
             "oci",
             "num",
         ],
+    ),
+    (
+        "worker",
+        4,
+        &["mount", "config", "exit", "read", "store", "registry", "credentials", "index", "image", "decode", "oci", "num"],
     ),
     (
         "mount",
@@ -65,17 +71,20 @@ const MODULES: [(&str, u8, &[&str]); 16] = [
     ("num", 0, &[]),
 ];
 
-/// Modules of one level of which one uses the other by design: a registry asks for
-/// credentials.
-const SAME_LEVEL: [(&str, &str); 1] = [("registry", "credentials")];
+/// Modules of one level of which one uses the other by design: a registry asks for credentials, a worker mounts, and hands its
+/// settings on to its mounts.
+const SAME_LEVEL: [(&str, &str); 3] = [("registry", "credentials"), ("worker", "mount"), ("worker", "config")];
 
 /// Libraries that only some modules may know, and why.
-const LIBRARIES: [(&str, &[&str], &str); 13] = [
+const LIBRARIES: [(&str, &[&str], &str); 16] = [
     (
         "credplugin",
-        &["credentials", "cli", "config", "mount"],
+        &["credentials", "cli", "config", "mount", "worker"],
         "who may pull from where is asked through `credentials`; settings carry its endpoints",
     ),
+    ("api", &["worker"], "the control plane is the worker's business"),
+    ("tonic", &["worker"], "the control plane is the worker's business"),
+    ("tokio_stream", &["worker"], "streams of messages are the control plane's"),
     ("reqwest", &["registry"], "the one door to the network"),
     ("hyper", &["mount"], "serves metrics; who asks for something asks through `registry`"),
     ("hyper_util", &["mount"], "serves metrics; who asks for something asks through `registry`"),
@@ -88,12 +97,12 @@ const LIBRARIES: [(&str, &[&str], &str); 13] = [
     ("libz_rs_sys", &["decode"], "compression is decoding's"),
     (
         "tokio",
-        &["cli", "mount", "build", "fuse", "read", "registry", "credentials"],
+        &["cli", "worker", "mount", "build", "fuse", "read", "registry", "credentials"],
         "what is pure or synchronous stays so",
     ),
     (
         "nix",
-        &["cli", "mount", "fuse", "store", "credentials"],
+        &["cli", "worker", "mount", "fuse", "store", "credentials"],
         "system calls belong where there are files and processes",
     ),
 ];

@@ -21,25 +21,32 @@ use crate::model::{
 mod address;
 mod announce;
 mod audit;
+mod bulk;
+mod capacity;
 mod change;
+mod containers;
 mod data_keys;
 mod dialect;
 mod error;
+mod events;
 mod housekeeping;
 mod images;
 mod indexes;
+mod logs;
 mod lookups;
 mod migrations;
+mod outbox;
 mod page;
+mod queue;
 mod retry;
 mod row;
 mod secrets;
 mod sql;
 mod tokens;
 mod topic;
+mod whole;
+mod workers;
 mod workspaces;
-
-// `mod whole;` implements `Store`, once all repositories are there.
 
 pub use change::{Change, Done, IdempotencyKey, NewSecret, SecretChange};
 pub use error::StoreError;
@@ -320,8 +327,8 @@ pub trait Queue: Send + Sync {
     /// Wakes parked containers that would fit now, at most `limit`; tells how many. What changes capacity wakes by itself; this finds what
     /// slipped between two replicas.
     async fn unpark(&self, limit: u32) -> Result<u64>;
-    /// When the next container may be placed, if all that are ready now have been: of those that wait after a loss.
-    async fn next_ready(&self) -> Result<Option<Time>>;
+    /// How long until the next container may be placed, if all that are ready now have been: of those that wait after a loss.
+    async fn next_ready(&self) -> Result<Option<Duration>>;
     /// Containers in the queue: ready, parked.
     async fn queue_length(&self) -> Result<(u64, u64)>;
 }

@@ -122,7 +122,10 @@ CREATE TABLE worker (
     create_time    BIGINT NOT NULL,
     heartbeat_time BIGINT NOT NULL          -- for people; expiry counts beats
 );
-CREATE INDEX worker_fit ON worker (pool_selector, free_cpu, free_memory) WHERE live = 1 AND draining = 0;
+-- Those with GPUs apart: what needs none goes to them last.
+CREATE INDEX worker_fit ON worker (pool_selector, free_cpu, free_memory) WHERE live = 1 AND draining = 0 AND total_gpu = 0;
+CREATE INDEX worker_fit_gpu ON worker (pool_selector, free_gpu, free_cpu, free_memory, gpu)
+    WHERE live = 1 AND draining = 0 AND total_gpu > 0;
 
 CREATE TABLE worker_image (
     worker_id TEXT NOT NULL REFERENCES worker ON DELETE CASCADE,
@@ -161,10 +164,13 @@ CREATE TABLE container (
     PRIMARY KEY (workspace_id, container_id)
 );
 CREATE INDEX container_ready ON container (queue_time) WHERE state = 'queued' AND parked = 0;
-CREATE INDEX container_parked ON container (pool_selector, queue_time) WHERE state = 'queued' AND parked = 1;
+-- With what they need, so that those that do not fit are passed over within the index.
+CREATE INDEX container_parked ON container (pool_selector, queue_time, cpu, memory, gpu_count, gpu)
+    WHERE state = 'queued' AND parked = 1;
 CREATE INDEX container_by_worker ON container (worker_id) WHERE state IN ('scheduled', 'mounting', 'running');
 CREATE INDEX container_by_image ON container (workspace_id, image_id) WHERE state IN ('scheduled', 'mounting', 'running');
 CREATE INDEX container_by_time ON container (workspace_id, create_time, container_id);
+CREATE INDEX container_active ON container (workspace_id, create_time, container_id) WHERE end_time IS NULL;
 CREATE INDEX container_ended ON container (end_time) WHERE end_time IS NOT NULL;
 
 -- The source of fencing tokens.

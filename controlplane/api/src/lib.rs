@@ -2,6 +2,9 @@
 //!
 //! A leaf: used by `controlplane`, which serves it, and by `clipfs worker`, which calls it. Other languages use the `.proto` files.
 
+mod redacted;
+pub mod request;
+
 /// Version 1.
 #[expect(missing_docs, clippy::all, reason = "generated; the .proto files hold the documentation")]
 pub mod v1 {

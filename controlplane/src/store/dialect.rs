@@ -28,11 +28,12 @@ impl Dialect {
         }
     }
 
-    /// The end of a SELECT whose rows this transaction holds until it ends, waiting for those who hold them.
+    /// The end of a SELECT whose rows this transaction holds until it ends, waiting for those who hold them. Their keys do not change: rows that
+    /// refer to them may be made meanwhile.
     pub(super) const fn for_update(self) -> &'static str {
         match self {
             Self::Sqlite => "",
-            Self::Postgres => " FOR UPDATE",
+            Self::Postgres => " FOR NO KEY UPDATE",
         }
     }
 
@@ -48,7 +49,7 @@ impl Dialect {
     pub(super) const fn skip_locked(self) -> &'static str {
         match self {
             Self::Sqlite => "",
-            Self::Postgres => " FOR UPDATE SKIP LOCKED",
+            Self::Postgres => " FOR NO KEY UPDATE SKIP LOCKED",
         }
     }
 
