@@ -28,3 +28,4 @@ pub mod read;
 pub mod registry;
 pub mod store;
 pub mod vfs;
+pub mod worker;
