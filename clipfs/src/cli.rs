@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Layer, Settings};
 use crate::exit::{MOUNT_FAILED, USAGE};
 use crate::mount::{keep_from_children, keeper_main, server_main};
+use crate::worker::runtime::monitor_main;
 
 mod args;
 mod browse;
@@ -48,10 +49,11 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub fn main() -> ExitCode {
     keep_from_children();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // The hidden commands are started by `clipfs mount` only, and have a protocol of their own.
+    // The hidden commands are started by `clipfs mount` and `clipfs worker` only, and have a protocol of their own.
     match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some("keeper") if arguments.len() == 2 => return keeper_main(),
         Some("server") if arguments.len() == 3 => return server_main(Path::new(&arguments[2])),
+        Some("monitor") if arguments.len() == 3 => return monitor_main(Path::new(&arguments[2])),
         _ => {}
     }
     let called_as = arguments.first().and_then(|name| Path::new(name).file_name());
