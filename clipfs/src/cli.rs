@@ -36,6 +36,7 @@ mod request;
 mod time;
 mod tree;
 mod verify;
+mod worker;
 
 use args::{Args, Command};
 use context::Context;
@@ -122,8 +123,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let flags = args.command.settings(&args.global);
     let file = Layer::read(args.global.config.as_deref())?;
     let level = flags.log_level.clone().or_else(|| file.log_level.clone());
+    // Commands answer, services tell.
+    let usual = if matches!(args.command, Command::Worker(_)) { logging::SERVICE } else { logging::QUIET };
     let settings = Settings::resolve(flags, file)?;
-    logging::init(level.as_deref().unwrap_or(logging::QUIET), settings.log_format)?;
+    logging::init(level.as_deref().unwrap_or(usual), settings.log_format)?;
     let mut context = Context::new(settings, args.command.source())?;
     match &args.command {
         Command::Index(args) => block_on(index::run(&context, args)),
@@ -141,6 +144,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             drop(context);
             mount::run(request, held_request, args)
         }
+        Command::Worker(args) => worker::run(&context, args),
         Command::Umount(args) => mount::umount(&context, args),
         Command::Status(args) => mount::status(&context, args),
     }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::runtime::{End, Job, JobState, LogStream, Mounted, Runtime, RuntimeError, Started};
 
 /// A piece of output: which stream, where it stands, its bytes.
-pub type Piece = (LogStream, u64, Vec<u8>);
+pub(super) type Piece = (LogStream, u64, Vec<u8>);
 
 /// Runs containers. See [`Runtime`], whose methods these are.
 pub trait Engine: Send + Sync + 'static {

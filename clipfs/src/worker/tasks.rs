@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use credplugin::ContainerRequest;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statfs::{RAMFS_MAGIC, TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -114,7 +114,7 @@ impl Tasks {
             make_private(dir).map_err(WorkerError::io("make", dir))?;
         }
         let kind = statfs(&run_dir).map_err(|e| WorkerError::io("look at", &run_dir)(e.into()))?.filesystem_type();
-        if !secrets_on_disk && kind != TMPFS_MAGIC && kind != RAMFS_MAGIC {
+        if !secrets_on_disk && kind != TMPFS_MAGIC {
             return Err(WorkerError::NotMemory(run_dir));
         }
         let path = state_dir.join("lock");
