@@ -59,15 +59,20 @@ impl Address {
         let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
             return Err(unusable("the URL of the database must begin with sqlite:// or postgres://"));
         };
-        if path.is_empty() || path.contains(":memory:") || path.contains("mode=memory") {
+        if path.is_empty() || path.contains(":memory:") {
             return Err(unusable(
                 "SQLite needs a file: what is only in memory would be lost, and has one connection",
             ));
         }
-        let file = std::path::absolute(path.split('?').next().unwrap_or(path)).map_err(|error| {
+        if path.contains('?') {
+            return Err(unusable("the URL of SQLite has no parameters, and the path no question mark"));
+        }
+        let file = std::path::absolute(path).map_err(|error| {
             unusable(&format!("the path of the database cannot be made absolute: {error}"))
         })?;
-        let url = SqliteConnectOptions::new().filename(&file).to_url_lossy();
+        // The driver escapes everything else that its URL needs.
+        let escaped = file.to_string_lossy().replace('%', "%25");
+        let url = SqliteConnectOptions::new().filename(escaped).to_url_lossy();
         let options = AnyConnectOptions::from_url(&url)?.disable_statement_logging();
         Ok(Self { dialect: Dialect::Sqlite, options, file: Some(file) })
     }
