@@ -305,8 +305,8 @@ pub trait Queue: Send + Sync {
     /// Wakes parked containers that would fit now, at most `limit`; tells how many. What changes capacity wakes by itself; this finds what
     /// slipped between two replicas.
     async fn unpark(&self, limit: u32) -> Result<u64>;
-    /// When the next container may be placed, if all that are ready now have been: of those that wait after a loss.
-    async fn next_ready(&self) -> Result<Option<Time>>;
+    /// How long until the next container may be placed, if all that are ready now have been: of those that wait after a loss.
+    async fn next_ready(&self) -> Result<Option<Duration>>;
     /// Containers in the queue: ready, parked.
     async fn queue_length(&self) -> Result<(u64, u64)>;
 }

@@ -29,7 +29,8 @@ pub(super) async fn release(tx: &mut Tx, worker: &WorkerId, demands: &[&Demand])
     if demands.is_empty() {
         return Ok(());
     }
-    let sum = |part: fn(&Demand) -> i64| demands.iter().map(|demand| part(demand)).fold(0, i64::saturating_add);
+    let sum =
+        |part: fn(&Demand) -> i64| demands.iter().map(|demand| part(demand)).fold(0, i64::saturating_add);
     sqlx::query(
         "UPDATE worker SET free_cpu = free_cpu + $2, free_memory = free_memory + $3, free_gpu = free_gpu + $4,
          containers = containers - $5 WHERE worker_id = $1",

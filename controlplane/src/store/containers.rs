@@ -10,8 +10,8 @@ use super::row::{Columns as _, bound};
 use super::sql::{SqlStore, Tx, change, transaction};
 use super::{Change, Containers, DeliveryKind, Done, Images as _, Result, StoreError, Topic, events, outbox};
 use crate::model::{
-    Container, ContainerId, ContainerState, Image, Lease, NewContainer, Page, PageRequest, Report, Time, WorkerId,
-    WorkspaceId,
+    Container, ContainerId, ContainerState, Image, Lease, NewContainer, Page, PageRequest, Report, Time,
+    WorkerId, WorkspaceId,
 };
 
 pub(super) mod report;
@@ -129,8 +129,10 @@ async fn locked(tx: &mut Tx, workspace: &WorkspaceId, container: &ContainerId) -
 
 async fn submit(tx: &mut Tx, new: &NewContainer) -> Result<Done<Container>> {
     // It must not be deleted before this is committed.
-    let sql =
-        format!("SELECT digest FROM image WHERE workspace_id = $1 AND image_id = $2{}", tx.dialect.for_share());
+    let sql = format!(
+        "SELECT digest FROM image WHERE workspace_id = $1 AND image_id = $2{}",
+        tx.dialect.for_share()
+    );
     let digest = sqlx::query(AssertSqlSafe(sql))
         .bind(new.workspace_id.as_str())
         .bind(new.image_id.as_str())

@@ -16,9 +16,18 @@ const MAX_LINES: u32 = 1000;
 
 #[async_trait]
 impl Logs for SqlStore {
-    async fn append_logs(&self, worker: &WorkerId, lease: &Lease, pieces: &[LogLine], cap: u64) -> Result<()> {
+    async fn append_logs(
+        &self,
+        worker: &WorkerId,
+        lease: &Lease,
+        pieces: &[LogLine],
+        cap: u64,
+    ) -> Result<()> {
         if let Some(piece) = pieces.iter().find(|piece| piece.data.len() > MAX_LINE) {
-            return Err(StoreError::Conflict(format!("a piece of output has {} bytes, more than {MAX_LINE}", piece.data.len())));
+            return Err(StoreError::Conflict(format!(
+                "a piece of output has {} bytes, more than {MAX_LINE}",
+                piece.data.len()
+            )));
         }
         transaction!(self, |tx| append(tx, worker, lease, pieces, cap).await)
     }

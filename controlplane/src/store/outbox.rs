@@ -110,9 +110,12 @@ impl Outbox for SqlStore {
         }
         transaction!(self, |tx| {
             for piece in bulk::pieces(deliveries) {
-                let numbers: Vec<String> = (0..piece.len()).map(|number| format!("${}", number + 2)).collect();
-                let sql =
-                    format!("DELETE FROM outbox WHERE worker_id = $1 AND delivery IN ({})", numbers.join(", "));
+                let numbers: Vec<String> =
+                    (0..piece.len()).map(|number| format!("${}", number + 2)).collect();
+                let sql = format!(
+                    "DELETE FROM outbox WHERE worker_id = $1 AND delivery IN ({})",
+                    numbers.join(", ")
+                );
                 let mut query = sqlx::query(AssertSqlSafe(sql)).bind(worker.as_str());
                 for delivery in piece {
                     query = query.bind(bound(*delivery));

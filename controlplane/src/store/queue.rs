@@ -1,5 +1,7 @@
 //! [`Queue`] in SQL.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 
@@ -7,7 +9,7 @@ use super::containers::row::{COLUMNS, Row};
 use super::row::Columns as _;
 use super::sql::{SqlStore, Tx, transaction};
 use super::{Placed, Queue, Result, Topic};
-use crate::model::{Capacity, Demand, Time};
+use crate::model::{Capacity, Demand};
 
 mod find;
 mod fleet;
@@ -47,15 +49,19 @@ impl Queue for SqlStore {
         })
     }
 
-    async fn next_ready(&self) -> Result<Option<Time>> {
+    async fn next_ready(&self) -> Result<Option<Duration>> {
+        let now = self.clock.now();
         let row = sqlx::query(
             "SELECT queue_time FROM container WHERE state = 'queued' AND parked = 0 AND queue_time > $1
-             ORDER BY queue_time LIMIT 1",
+             AND queue_time <= $2 ORDER BY queue_time LIMIT 1",
         )
-        .bind(self.clock.now().0)
+        .bind(now.0)
+        .bind(now.after(MAX_DELAY).0)
         .fetch_optional(self.readers())
         .await?;
-        row.map(|row| row.time("queue_time")).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let micros = row.time("queue_time")?.0.saturating_sub(now.0);
+        Ok(Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
     }
 
     async fn queue_length(&self) -> Result<(u64, u64)> {
@@ -162,7 +168,8 @@ mod tests {
     fn no_more_than_fit_together_are_woken() {
         let demand = |cpu| Demand { cpu, ..Demand::default() };
         let free = |cpu| (String::new(), Capacity { cpu, ..Capacity::default() });
-        let woken = matching(vec![(demand(4), 9), (demand(1), 9), (demand(50), 9)], vec![free(5), free(9)], 100);
+        let woken =
+            matching(vec![(demand(4), 9), (demand(1), 9), (demand(50), 9)], vec![free(5), free(9)], 100);
         // 4 | 4 4, of which 1 | 1 is left.
         assert_eq!(woken, [(demand(4), 3), (demand(1), 2)]);
         assert_eq!(matching(vec![(demand(1), 9)], vec![free(5)], 2), [(demand(1), 2)]);

@@ -94,9 +94,12 @@ impl Workers for SqlStore {
     }
 
     async fn live_workers(&self) -> Result<Vec<(WorkerId, u64, u64)>> {
-        let rows =
-            sqlx::query("SELECT worker_id, epoch, beat FROM worker WHERE live = 1").fetch_all(self.readers()).await?;
-        rows.iter().map(|row| Ok((row.text("worker_id")?.into(), row.count("epoch")?, row.count("beat")?))).collect()
+        let rows = sqlx::query("SELECT worker_id, epoch, beat FROM worker WHERE live = 1")
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.text("worker_id")?.into(), row.count("epoch")?, row.count("beat")?)))
+            .collect()
     }
 
     async fn lose_worker(&self, worker: &WorkerId, beat: u64, max_attempts: u32) -> Result<Option<u64>> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 
+use super::locked;
 use super::row::{COLUMNS, Row, cost_text};
 use super::takeback::{end, requeue, take_back, write_end};
-use super::locked;
 use crate::model::{Container, ContainerState, Lease, Report, WorkerId};
 use crate::store::row::Columns as _;
 use crate::store::sql::Tx;
@@ -32,7 +32,8 @@ const fn rank(state: ContainerState) -> u8 {
 /// The lease's container, locked, if the lease is that worker's and the newest.
 async fn held(tx: &mut Tx, worker: &WorkerId, lease: &Lease) -> Result<Row> {
     let row = locked(tx, &lease.workspace_id, &lease.container_id).await?;
-    row.filter(|row| stands(row, worker, lease)).ok_or_else(|| StoreError::Stale(lease.container_id.to_string()))
+    row.filter(|row| stands(row, worker, lease))
+        .ok_or_else(|| StoreError::Stale(lease.container_id.to_string()))
 }
 
 /// Whether a lease is a worker's and the newest of its container.

@@ -42,8 +42,11 @@ pub(crate) async fn take_back(tx: &mut Tx, rows: &[Row], max_attempts: u32, why:
             container.start_time = None;
             container.cost = None;
             let wait = delay(container.attempt);
-            container.waiting =
-                format!("{why}; attempt {} of {max_attempts} after {} s", container.attempt + 1, wait.as_secs());
+            container.waiting = format!(
+                "{why}; attempt {} of {max_attempts} after {} s",
+                container.attempt + 1,
+                wait.as_secs()
+            );
             again.push((container, wait));
         }
     }

@@ -47,7 +47,13 @@ fn kinds_for(demand: &Demand) -> &'static [(&'static str, &'static str)] {
 }
 
 /// Runs a query with the demand as its first five parameters.
-async fn run(tx: &mut Tx, sql: String, demand: &Demand, limit: i64, digest: Option<(&str, i64)>) -> Result<Vec<AnyRow>> {
+async fn run(
+    tx: &mut Tx,
+    sql: String,
+    demand: &Demand,
+    limit: i64,
+    digest: Option<(&str, i64)>,
+) -> Result<Vec<AnyRow>> {
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(demand.pool_selector.as_str())
         .bind(demand.cpu)
@@ -77,7 +83,13 @@ fn anywhere_sql(room: &str, order: &str, lock: &str) -> String {
 }
 
 /// Locks up to `limit` of the (at most `holders`) workers that hold objects of an image.
-pub(crate) async fn near(tx: &mut Tx, digest: &str, holders: i64, demand: &Demand, limit: i64) -> Result<Vec<Slot>> {
+pub(crate) async fn near(
+    tx: &mut Tx,
+    digest: &str,
+    holders: i64,
+    demand: &Demand,
+    limit: i64,
+) -> Result<Vec<Slot>> {
     for (room, order) in kinds_for(demand) {
         let sql = near_sql(room, order, tx.dialect.skip_locked());
         let rows = run(tx, sql, demand, limit, Some((digest, holders))).await?;

@@ -131,7 +131,9 @@ impl Pass {
         self.know_holders(tx, &row.digest).await?;
         loop {
             let holders = self.holders.get(&row.digest);
-            if let Some(slot) = self.fleet.best(demand, |worker| holders.is_some_and(|known| known.contains(worker))) {
+            if let Some(slot) =
+                self.fleet.best(demand, |worker| holders.is_some_and(|known| known.contains(worker)))
+            {
                 slot.take(demand);
                 return Ok(Some(slot.worker.clone()));
             }
@@ -178,7 +180,10 @@ impl Pass {
         let any = !found.is_empty();
         self.near.insert(key, search.next(any));
         // One that has come to hold it since the holders were read must not be asked for without end.
-        self.holders.entry(row.digest.clone()).or_default().extend(found.iter().map(|slot| slot.worker.clone()));
+        self.holders
+            .entry(row.digest.clone())
+            .or_default()
+            .extend(found.iter().map(|slot| slot.worker.clone()));
         self.fleet.add(found);
         Ok(any)
     }

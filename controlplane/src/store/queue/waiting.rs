@@ -29,7 +29,8 @@ pub(crate) fn waiting(demand: &Demand, kinds: &[Kind]) -> String {
     if count(&enough_gpu) == 0 {
         return format!("no worker of {pool} has {}", gpus(demand));
     }
-    let large = |total: &Capacity| enough_gpu(total) && total.cpu >= demand.cpu && total.memory >= demand.memory;
+    let large =
+        |total: &Capacity| enough_gpu(total) && total.cpu >= demand.cpu && total.memory >= demand.memory;
     match count(&large) {
         0 => format!("no worker of {pool} is large enough: needs {}", needs(demand)),
         1 => format!("the only fitting worker of {pool} is full: needs {}", needs(demand)),
@@ -58,7 +59,8 @@ mod tests {
 
     #[test]
     fn sentences() {
-        let total = |cpu, memory, gpu: &str, gpu_count| Capacity { cpu, memory, gpu: gpu.to_owned(), gpu_count };
+        let total =
+            |cpu, memory, gpu: &str, gpu_count| Capacity { cpu, memory, gpu: gpu.to_owned(), gpu_count };
         let demand = |cpu, gpu: &str, gpu_count, pool: &str| Demand {
             cpu,
             memory: 4096,
