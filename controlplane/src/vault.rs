@@ -125,7 +125,8 @@ impl<S: VaultStore + ?Sized> Vault<S> {
     /// Opens a value.
     ///
     /// # Errors
-    /// See [`VaultError`].
+    /// See [`VaultError`]. A row that a rotation has sealed anew since it was read is [`VaultError::Tampered`] too, once its old key is
+    /// deleted: who gets that reads the row again, and believes it if nothing has changed.
     pub async fn open(&self, row: &SecretRow) -> Result<SecretSlice<u8>, VaultError> {
         let SecretRow { secret, sealed, newest } = row;
         if secret.version != *newest {
