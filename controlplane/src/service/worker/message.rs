@@ -4,7 +4,9 @@ use api::v1;
 use tonic::Status;
 
 use super::super::validate;
-use crate::model::{Capacity, ContainerState, Lease, LogLine, LogPosition, LogStream, Report, StartCost, Time};
+use crate::model::{
+    Capacity, ContainerState, Lease, LogLine, LogPosition, LogStream, Report, StartCost, Time,
+};
 
 /// Largest capacity that is believed, of each kind: what is added to it stays far below the end of the numbers.
 const MAX_AMOUNT: i64 = 1 << 40;
@@ -111,7 +113,9 @@ mod tests {
         };
         let kept = report(long.clone()).expect("fine");
         assert_eq!((kept.reason.len(), kept.reason_code), (MAX_REASON, 2));
-        for state in [v1::ContainerState::Queued, v1::ContainerState::Scheduled, v1::ContainerState::Unspecified] {
+        for state in
+            [v1::ContainerState::Queued, v1::ContainerState::Scheduled, v1::ContainerState::Unspecified]
+        {
             let refused = report(v1::ContainerReport { state: state.into(), ..long.clone() });
             assert_eq!(refused.expect_err("not a worker's").code(), tonic::Code::InvalidArgument);
         }

@@ -174,11 +174,13 @@ impl Session {
                     Ok(())
                 }
                 Some(FromWorker::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await,
-                Some(FromWorker::Log(log)) => message::log(log, self.shared.clock.now()).map(|(lease, line)| {
-                    let (lines, numbers) = logs.entry(lease).or_default();
-                    lines.push(line);
-                    numbers.push(number);
-                }),
+                Some(FromWorker::Log(log)) => {
+                    message::log(log, self.shared.clock.now()).map(|(lease, line)| {
+                        let (lines, numbers) = logs.entry(lease).or_default();
+                        lines.push(line);
+                        numbers.push(number);
+                    })
+                }
                 Some(FromWorker::Report(report)) => {
                     // Output before the end of what wrote it.
                     self.logs(&mut logs).await?;
@@ -208,8 +210,7 @@ impl Session {
     }
 
     async fn heartbeat(&mut self, heartbeat: v1::Heartbeat) -> Result<(), Status> {
-        let beat =
-            Beat { worker_id: self.worker.clone(), epoch: self.epoch, draining: heartbeat.draining };
+        let beat = Beat { worker_id: self.worker.clone(), epoch: self.epoch, draining: heartbeat.draining };
         self.shared.hub.beat(beat);
         let (shared, worker, epoch) = (self.shared.clone(), self.worker.clone(), self.epoch);
         if let Some(capacity) = &heartbeat.capacity {
@@ -240,7 +241,8 @@ impl Session {
 
     /// Compares what the worker says it holds with what it should.
     async fn reconcile(&mut self, held: Vec<v1::Lease>) -> Result<(), Status> {
-        let held: Vec<Lease> = held.into_iter().map(|lease| message::lease(Some(lease))).collect::<Result<_, _>>()?;
+        let held: Vec<Lease> =
+            held.into_iter().map(|lease| message::lease(Some(lease))).collect::<Result<_, _>>()?;
         let (shared, worker) = (self.shared.clone(), self.worker.clone());
         let attempts = shared.settings.max_attempts;
         for lease in again(|| shared.store.reconcile(&worker, &held, attempts)).await? {
