@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fixtures::docker_registry::{Access, DockerRegistry, write_auth_file};
 use fixtures::image::{Image, ImageBuilder};
 use fixtures::layer::{Compress, Entry};
-use fixtures::postgres::Postgres;
+use fixtures::postgres::{Durability, Postgres};
 use fixtures::secret::secret;
 use serde_json::Value;
 
@@ -110,7 +110,7 @@ impl World {
 
     /// The same with PostgreSQL and several replicas.
     pub fn postgres(replicas: usize) -> Self {
-        Self::new(Database::Postgres(Postgres::start()), replicas)
+        Self::new(Database::Postgres(Postgres::start(Durability::Process)), replicas)
     }
 
     fn new(database: Database, replicas: usize) -> Self {
