@@ -44,7 +44,7 @@ fn cases(dialect: Dialect) -> Vec<(String, Vec<Bind>, &'static str)> {
     ];
     for (kind, index) in find::kinds_for(&Demand::default()).iter().zip(["worker_fit", "worker_fit_gpu"]) {
         cases.push((find::anywhere_sql(kind.0, kind.1, lock), demand(), index));
-        cases.push((find::exists_sql(kind.0), demand(), index));
+        cases.push((find::exists_sql(kind.0, kind.1), demand(), index));
         cases.push((find::near_sql(kind.0, kind.1, lock), near(), "worker_image"));
     }
     assert_eq!(find::kinds_for(&gpu).len(), 1);
