@@ -111,8 +111,8 @@ impl Address {
                 Ok((pool.clone(), pool))
             }
             Dialect::Sqlite => {
-                // These do not break, and need no test before each use.
-                let pool = pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None);
+                // These do not age. Their threads may die all the same: the pool's test before each use stays.
+                let pool = pool.idle_timeout(None).max_lifetime(None);
                 let writers = pool
                     .clone()
                     .max_connections(1)
