@@ -252,15 +252,18 @@ async fn latency(url: &str) -> Result<Vec<Row>> {
     stop.notify_one();
     running.await?;
     times.sort_by(f64::total_cmp);
-    let row = |what: &str, percent: usize, goal| Row {
-        what: format!("SQLite, idle: submission to dispatch, {what}"),
-        ours: times[(times.len() - 1) * percent / 100],
-        unit: "ms",
-        peer: None,
-        goal,
-        reached: times[(times.len() - 1) * percent / 100] <= GOAL_LATENCY,
+    let row = |what: &str, percent: usize, goal: Option<f64>| {
+        let ours = times[(times.len() - 1) * percent / 100];
+        Row {
+            what: format!("SQLite, idle: submission to dispatch, {what}"),
+            ours,
+            unit: "ms",
+            peer: None,
+            goal: if goal.is_some() { "10 ms" } else { "none" },
+            reached: goal.is_none_or(|goal| ours <= goal),
+        }
     };
-    Ok(vec![row("median", 50, "10 ms"), row("99 of 100", 99, "10 ms (of the median)")])
+    Ok(vec![row("median", 50, Some(GOAL_LATENCY)), row("99 of 100", 99, None)])
 }
 
 fn ended(lease: Lease) -> Report {

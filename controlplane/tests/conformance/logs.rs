@@ -8,7 +8,7 @@ use crate::yard::{Yard, both};
 both!(keeps_pieces_once, keeps_the_first_bytes, believes_the_lease_only);
 
 fn line(offset: u64, data: &[u8]) -> LogLine {
-    let stream = if offset % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr };
+    let stream = if offset.is_multiple_of(2) { LogStream::Stdout } else { LogStream::Stderr };
     LogLine { position: LogPosition { attempt: 1, offset }, stream, time: Time(0), data: data.to_vec() }
 }
 

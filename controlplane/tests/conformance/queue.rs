@@ -228,11 +228,10 @@ async fn announces(yard: Yard) {
             let mut left: HashSet<Topic> = wanted.iter().cloned().collect();
             while !left.is_empty() {
                 let topic = topics.next().await;
-                if topic == Topic::Everything {
-                    continue;
-                }
-                if topic == Topic::Queue {
+                // A replica that begins to listen has missed what was said before: it looks by itself.
+                if matches!(topic, Topic::Queue | Topic::Everything) {
                     yard.place().await;
+                    left.remove(&Topic::Queue);
                 }
                 left.remove(&topic);
             }

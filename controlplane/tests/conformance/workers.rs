@@ -54,7 +54,7 @@ async fn beats(yard: Yard) {
         draining,
     };
     let refused = yard.store.beat(&[beat(&two, 9, false), beat(&one, one.epoch, true)]).await.unwrap();
-    assert_eq!(refused, [two.worker_id.clone()]);
+    assert_eq!(refused, std::slice::from_ref(&two.worker_id));
     let heard = yard.worker(&one.worker_id).await;
     assert_eq!((heard.beat, heard.draining), (one.beat + 1, true));
     assert!(heard.heartbeat_time > one.heartbeat_time);

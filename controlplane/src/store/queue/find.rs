@@ -109,16 +109,17 @@ pub(super) fn near_sql(room: &str, order: &str, lock: &str) -> String {
 
 /// Whether any worker has room, locked or not.
 pub(crate) async fn exists(tx: &mut Tx, demand: &Demand) -> Result<bool> {
-    for (room, _) in kinds_for(demand) {
-        if !run(tx, exists_sql(room), demand, 1, None).await?.is_empty() {
+    for (room, order) in kinds_for(demand) {
+        if !run(tx, exists_sql(room, order), demand, 1, None).await?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-pub(super) fn exists_sql(room: &str) -> String {
-    format!("SELECT worker_id FROM worker WHERE {room} LIMIT $6")
+pub(super) fn exists_sql(room: &str, order: &str) -> String {
+    // In the index's order: else PostgreSQL expects to find one soon and reads the table.
+    format!("SELECT worker_id FROM worker WHERE {room} ORDER BY {order} LIMIT $6")
 }
 
 /// What the workers of a pool have in all. Asked once in a pass, for people.

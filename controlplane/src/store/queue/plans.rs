@@ -10,12 +10,12 @@ use crate::model::{Demand, SystemClock};
 use crate::store::dialect::Dialect;
 use crate::store::{capacity, migrate, open};
 
-/// A thousand workers, half of them with GPUs, and ten thousand containers, half of them parked.
+/// Twenty thousand workers, half of them with GPUs, and ten thousand containers, half of them parked.
 const FILL: [&str; 4] = [
     "INSERT INTO workspace VALUES ('w', 'w', 0)",
-    "INSERT INTO worker WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000)
+    "INSERT INTO worker WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
      SELECT 'worker-' || n, 'node-' || n, 1, 1, 1, 0, '', 'T4', 1000, 1000, n % 2, n, n, n % 2, 0, '', 0, 0 FROM n",
-    "INSERT INTO worker_image SELECT worker_id, 'digest-' || (free_cpu % 10) FROM worker",
+    "INSERT INTO worker_image SELECT worker_id, 'digest-' || (free_cpu % 200) FROM worker",
     "INSERT INTO container WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000)
      SELECT 'w', 'c' || n, 'i', '', 'digest-1', 'queued', 0, 0, NULL, n % 900, 1, '', 0, '', n, n % 2, '', 0, 0, '', 0, '',
      0, n, NULL, NULL FROM n",
@@ -44,7 +44,7 @@ fn cases(dialect: Dialect) -> Vec<(String, Vec<Bind>, &'static str)> {
     ];
     for (kind, index) in find::kinds_for(&Demand::default()).iter().zip(["worker_fit", "worker_fit_gpu"]) {
         cases.push((find::anywhere_sql(kind.0, kind.1, lock), demand(), index));
-        cases.push((find::exists_sql(kind.0), demand(), index));
+        cases.push((find::exists_sql(kind.0, kind.1), demand(), index));
         cases.push((find::near_sql(kind.0, kind.1, lock), near(), "worker_image"));
     }
     assert_eq!(find::kinds_for(&gpu).len(), 1);
