@@ -6,21 +6,21 @@ use sqlx::Row as _;
 
 /// The tables, read once.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// State, attempts, exit code, reason by container.
-    pub containers: BTreeMap<String, (String, i64, i64, String)>,
+    pub(crate) containers: BTreeMap<String, (String, i64, i64, String)>,
     /// Events with a final state by container.
-    pub finals: BTreeMap<String, usize>,
+    pub(crate) finals: BTreeMap<String, usize>,
     /// How often an attempt's program said that it begins.
-    pub begun: BTreeMap<(String, i64), usize>,
+    pub(crate) begun: BTreeMap<(String, i64), usize>,
     /// Messages that nobody has acknowledged.
-    pub outbox: i64,
+    pub(crate) outbox: i64,
     /// Workers whose free capacity is not what they have in all.
-    pub reserved: i64,
+    pub(crate) reserved: i64,
 }
 
 impl Ledger {
-    pub fn read(url: &str) -> Self {
+    pub(crate) fn read(url: &str) -> Self {
         sqlx::any::install_default_drivers();
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let pool = sqlx::any::AnyPoolOptions::new().max_connections(1).connect(url).await.unwrap();
@@ -48,13 +48,13 @@ impl Ledger {
     }
 
     /// Runs that have not ended.
-    pub fn open(&self) -> Vec<&str> {
+    pub(crate) fn open(&self) -> Vec<&str> {
         let open = self.containers.iter().filter(|(_, (state, ..))| !["exited", "failed"].contains(&state.as_str()));
         open.map(|(id, _)| id.as_str()).collect()
     }
 
     /// Every accepted run ended once; no attempt began twice; nothing is reserved or to be said any more.
-    pub fn assert_settled(&self, accepted: &BTreeSet<String>) {
+    pub(crate) fn assert_settled(&self, accepted: &BTreeSet<String>) {
         let known: BTreeSet<String> = self.containers.keys().cloned().collect();
         assert_eq!(&known, accepted, "accepted runs and kept ones");
         assert!(self.open().is_empty(), "have not ended: {:?}", self.open());

@@ -17,39 +17,39 @@ use fixtures::secret::secret;
 use serde_json::Value;
 
 /// Longest wait for something that takes a second.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The registry's only user.
-pub const USER: &str = "owner";
+pub(crate) const USER: &str = "owner";
 
 /// Which database the control plane has.
 #[derive(Debug)]
-pub enum Database {
+pub(crate) enum Database {
     Sqlite,
     Postgres(Postgres),
 }
 
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     /// First, so that they end before what they use.
     workers: Vec<Worker>,
     servers: Vec<Server>,
-    pub database: Database,
+    pub(crate) database: Database,
     url: String,
-    pub registry: DockerRegistry,
-    pub dir: tempfile::TempDir,
+    pub(crate) registry: DockerRegistry,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// A replica of the control plane.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
 }
 
 /// A node.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     child: Child,
     name: String,
 }
@@ -60,7 +60,7 @@ fn kill9(child: &mut Child) {
     let _ = child.wait();
 }
 
-pub fn clipfs() -> PathBuf {
+pub(crate) fn clipfs() -> PathBuf {
     sibling("clipfs")
 }
 
@@ -75,7 +75,7 @@ fn free_port() -> u16 {
 }
 
 /// A root file system with nothing but busybox.
-pub fn busybox() -> Image {
+pub(crate) fn busybox() -> Image {
     let program = std::fs::read("/bin/busybox").expect("/bin/busybox: `make deps` installs busybox-static");
     let mut entries = vec![
         Entry::dir("bin/"),
@@ -104,12 +104,12 @@ pub fn busybox() -> Image {
 
 impl World {
     /// A registry that holds [`busybox`] as `team/app:1`, and a control plane that has just started.
-    pub fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         Self::new(Database::Sqlite, 1)
     }
 
     /// The same with PostgreSQL and several replicas.
-    pub fn postgres(replicas: usize) -> Self {
+    pub(crate) fn postgres(replicas: usize) -> Self {
         Self::new(Database::Postgres(Postgres::start(Durability::Process)), replicas)
     }
 
@@ -130,11 +130,11 @@ impl World {
     }
 
     /// Another password at the registry.
-    pub fn rotate_registry(&self, password: &str) {
+    pub(crate) fn rotate_registry(&self, password: &str) {
         self.registry.set_password(USER, password);
     }
 
-    pub fn push(&self, name: &str, image: &Image) {
+    pub(crate) fn push(&self, name: &str, image: &Image) {
         let layout = tempfile::tempdir_in(self.dir.path()).unwrap();
         image.write_layout_as(layout.path(), "x").unwrap();
         let auth = self.dir.path().join("skopeo.json");
@@ -148,12 +148,12 @@ impl World {
     }
 
     /// `team/app:1`.
-    pub fn image(&self) -> String {
+    pub(crate) fn image(&self) -> String {
         format!("{}/team/app:1", self.registry.address())
     }
 
     /// The database's URL.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
@@ -164,7 +164,7 @@ impl World {
     }
 
     /// Starts a replica and waits until it answers.
-    pub fn start_server(&mut self) -> usize {
+    pub(crate) fn start_server(&mut self) -> usize {
         let port = free_port();
         self.servers.push(Server { child: self.serve(port), port });
         self.servers.len() - 1
@@ -191,23 +191,23 @@ impl World {
     }
 
     /// kill -9, and a new process on the same port.
-    pub fn restart_server(&mut self, n: usize) {
+    pub(crate) fn restart_server(&mut self, n: usize) {
         kill9(&mut self.servers[n].child);
         let port = self.servers[n].port;
         self.servers[n].child = self.serve(port);
     }
 
     /// kill -9.
-    pub fn kill_server(&mut self, n: usize) {
+    pub(crate) fn kill_server(&mut self, n: usize) {
         kill9(&mut self.servers[n].child);
     }
 
-    pub fn server_pids(&self) -> Vec<u32> {
+    pub(crate) fn server_pids(&self) -> Vec<u32> {
         self.servers.iter().map(|server| server.child.id()).collect()
     }
 
     /// What a process has logged.
-    pub fn logged(&self, name: &str) -> String {
+    pub(crate) fn logged(&self, name: &str) -> String {
         let mut text = String::new();
         if let Ok(mut file) = File::open(self.dir.path().join("logs").join(name)) {
             file.read_to_string(&mut text).unwrap();
@@ -216,26 +216,26 @@ impl World {
     }
 
     /// An operator's command, with the database.
-    pub fn operator(&self, args: &[&str]) -> String {
+    pub(crate) fn operator(&self, args: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_controlplane"));
         command.env_clear().args(args).args(["--database", &self.url]);
         String::from_utf8(succeeded(&mut command).stdout).unwrap()
     }
 
     /// A workspace with a token; gives the token's file.
-    pub fn workspace(&self, name: &str) -> PathBuf {
+    pub(crate) fn workspace(&self, name: &str) -> PathBuf {
         self.operator(&["workspace", "create", name]);
         let file = self.dir.path().join(format!("{name}.token"));
         self.operator(&["token", "create", "--workspace", name, "--out", file.to_str().unwrap()]);
         file
     }
 
-    pub fn address(&self, server: usize) -> String {
+    pub(crate) fn address(&self, server: usize) -> String {
         format!("127.0.0.1:{}", self.servers[server].port)
     }
 
     /// A client's command, not yet run.
-    pub fn client(&self, token: &Path, args: &[&str]) -> Command {
+    pub(crate) fn client(&self, token: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_controlplane"));
         command.env_clear().env("CLIPFS_SERVER", format!("http://{}", self.address(0)));
         command.env("CLIPFS_TOKEN_FILE", token).args(args).stdin(Stdio::null());
@@ -243,21 +243,21 @@ impl World {
     }
 
     /// A client's command that succeeds; its JSON.
-    pub fn json(&self, token: &Path, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, token: &Path, args: &[&str]) -> Value {
         let output = succeeded(self.client(token, args).arg("--json"));
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("{args:?}: {e}: {}", String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Makes `team/app:1` an image of the workspace, with this password.
-    pub fn create_image(&self, token: &Path, id: &str, password: &str) -> Output {
+    pub(crate) fn create_image(&self, token: &Path, id: &str, password: &str) -> Output {
         let mut command = self.client(token, &["image", "create", &self.image(), "--id", id]);
         command.args(["--creds-env", "USERNAME,PASSWORD"]).env("USERNAME", USER).env("PASSWORD", password);
         command.output().unwrap()
     }
 
     /// Starts a worker.
-    pub fn start_worker(&mut self, name: &str) -> usize {
+    pub(crate) fn start_worker(&mut self, name: &str) -> usize {
         let token = self.dir.path().join(format!("{name}.token"));
         if !token.exists() {
             self.operator(&["token", "create", "--worker", "--node", name, "--out", token.to_str().unwrap()]);
@@ -284,42 +284,42 @@ impl World {
     }
 
     /// On tmpfs: it holds credentials.
-    pub fn run_dir(&self, worker: &str) -> PathBuf {
+    pub(crate) fn run_dir(&self, worker: &str) -> PathBuf {
         let ours = self.dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         Path::new("/run").join(format!("clipfs-{ours}")).join(worker)
     }
 
     /// kill -9 of the worker alone.
-    pub fn kill_worker(&mut self, n: usize) {
+    pub(crate) fn kill_worker(&mut self, n: usize) {
         kill9(&mut self.workers[n].child);
     }
 
     /// kill -9, and a new process.
-    pub fn restart_worker(&mut self, n: usize) {
+    pub(crate) fn restart_worker(&mut self, n: usize) {
         self.kill_worker(n);
         self.workers[n].child = self.work(&self.workers[n].name);
     }
 
     /// Stops its process, or lets it go on.
-    pub fn freeze_worker(&self, n: usize, frozen: bool) {
+    pub(crate) fn freeze_worker(&self, n: usize, frozen: bool) {
         use nix::sys::signal::{Signal, kill};
         let pid = nix::unistd::Pid::from_raw(self.workers[n].child.id().cast_signed());
         kill(pid, if frozen { Signal::SIGSTOP } else { Signal::SIGCONT }).unwrap();
     }
 
-    pub fn worker_pid(&self, n: usize) -> u32 {
+    pub(crate) fn worker_pid(&self, n: usize) -> u32 {
         self.workers[n].child.id()
     }
 
     /// Runs to the end; exit code and output.
-    pub fn run(&self, token: &Path, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, token: &Path, args: &[&str]) -> Output {
         let mut all = vec!["run"];
         all.extend(args);
         self.client(token, &all).output().unwrap()
     }
 
     /// Mounts, processes and directories of ours that are still there.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let ours = self.dir.path().display().to_string();
         let runs = Path::new("/run").join(format!("clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap()));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -375,7 +375,7 @@ fn end_with_us(command: &mut Command) -> &mut Command {
     }
 }
 
-pub fn succeeded(command: &mut Command) -> Output {
+pub(crate) fn succeeded(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     let name = Path::new(command.get_program()).file_name().unwrap().to_owned();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -384,7 +384,7 @@ pub fn succeeded(command: &mut Command) -> Output {
 }
 
 /// Waits until something is true.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
