@@ -4,6 +4,8 @@
 //! the outcome for a retry) is committed with it. Methods are retried by themselves where the database asks for it (serialisation,
 //! deadlock, busy) and nothing else was done. Nothing here sees a secret's value.
 //!
+//! No statement says `*`: PostgreSQL refuses prepared ones whose columns have become more, and a newer replica may add some.
+//!
 //! [`open`] gives the one implementation, [`SqlStore`]: the same SQL for both, with a `dialect` for where they differ. `tests/conformance`
 //! runs over both.
 

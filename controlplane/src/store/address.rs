@@ -59,15 +59,20 @@ impl Address {
         let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
             return Err(unusable("the URL of the database must begin with sqlite:// or postgres://"));
         };
-        if path.is_empty() || path.contains(":memory:") || path.contains("mode=memory") {
+        if path.is_empty() || path.contains(":memory:") {
             return Err(unusable(
                 "SQLite needs a file: what is only in memory would be lost, and has one connection",
             ));
         }
-        let file = std::path::absolute(path.split('?').next().unwrap_or(path)).map_err(|error| {
+        if path.contains('?') {
+            return Err(unusable("the URL of SQLite has no parameters, and the path no question mark"));
+        }
+        let file = std::path::absolute(path).map_err(|error| {
             unusable(&format!("the path of the database cannot be made absolute: {error}"))
         })?;
-        let url = SqliteConnectOptions::new().filename(&file).to_url_lossy();
+        // The driver escapes everything else that its URL needs.
+        let escaped = file.to_string_lossy().replace('%', "%25");
+        let url = SqliteConnectOptions::new().filename(escaped).to_url_lossy();
         let options = AnyConnectOptions::from_url(&url)?.disable_statement_logging();
         Ok(Self { dialect: Dialect::Sqlite, options, file: Some(file) })
     }
@@ -106,8 +111,8 @@ impl Address {
                 Ok((pool.clone(), pool))
             }
             Dialect::Sqlite => {
-                // These do not break, and need no test before each use.
-                let pool = pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None);
+                // These do not age. Their threads may die all the same: the pool's test before each use stays.
+                let pool = pool.idle_timeout(None).max_lifetime(None);
                 let writers = pool
                     .clone()
                     .max_connections(1)

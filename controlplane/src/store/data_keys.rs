@@ -4,23 +4,33 @@ use async_trait::async_trait;
 use sqlx::any::AnyRow;
 
 use super::row::{Columns as _, bound};
-use super::secrets::secret_row;
+use super::secrets::{secret_row, secret_row_columns};
 use super::sql::{SqlStore, transaction};
 use super::{DataKeys, Result, StoreError};
 use crate::model::{DataKey, KeyId, Sealed, SecretRow, WorkspaceId};
 
+macro_rules! columns {
+    () => {
+        "key_id, workspace_id, kek_id, wrapped, current"
+    };
+}
+
 #[async_trait]
 impl DataKeys for SqlStore {
     async fn current_data_key(&self, workspace: &WorkspaceId) -> Result<Option<DataKey>> {
-        let row = sqlx::query("SELECT * FROM data_key WHERE workspace_id = $1 AND current = 1")
-            .bind(workspace.as_str())
-            .fetch_optional(self.readers())
-            .await?;
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM data_key WHERE workspace_id = $1 AND current = 1"
+        ))
+        .bind(workspace.as_str())
+        .fetch_optional(self.readers())
+        .await?;
         row.as_ref().map(data_key).transpose()
     }
 
     async fn data_key(&self, key: &KeyId) -> Result<Option<DataKey>> {
-        let row = sqlx::query("SELECT * FROM data_key WHERE key_id = $1")
+        let row = sqlx::query(concat!("SELECT ", columns!(), " FROM data_key WHERE key_id = $1"))
             .bind(key.as_str())
             .fetch_optional(self.readers())
             .await?;
@@ -63,11 +73,15 @@ impl DataKeys for SqlStore {
     }
 
     async fn data_keys_not_wrapped_by(&self, kek_id: &str, limit: u32) -> Result<Vec<DataKey>> {
-        let rows = sqlx::query("SELECT * FROM data_key WHERE kek_id <> $1 ORDER BY key_id LIMIT $2")
-            .bind(kek_id)
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await?;
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM data_key WHERE kek_id <> $1 ORDER BY key_id LIMIT $2"
+        ))
+        .bind(kek_id)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await?;
         rows.iter().map(data_key).collect()
     }
 
@@ -105,11 +119,11 @@ impl DataKeys for SqlStore {
     }
 
     async fn secrets_under_old_keys(&self, limit: u32) -> Result<Vec<SecretRow>> {
-        let rows = sqlx::query(
-            "SELECT s.*, COALESCE(v.version, 0) AS newest FROM secret s
-             JOIN data_key k ON k.key_id = s.key_id LEFT JOIN secret_version v ON v.secret_id = s.secret_id
-             WHERE k.current = 0 ORDER BY s.secret_id LIMIT $1",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            secret_row_columns!(),
+            " JOIN data_key k ON k.key_id = s.key_id WHERE k.current = 0 ORDER BY s.secret_id LIMIT $1"
+        ))
         .bind(i64::from(limit))
         .fetch_all(self.readers())
         .await?;

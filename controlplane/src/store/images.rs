@@ -12,6 +12,13 @@ use crate::model::{
     Image, ImageCredentialSource, ImageId, Page, PageRequest, SecretId, WorkerId, WorkspaceId,
 };
 
+macro_rules! columns {
+    () => {
+        "workspace_id, image_id, base_image, registry, digest, platform, credential_secret_name, credential_secret_id,
+         index_digest, image_bytes, index_bytes, files, create_time, update_time"
+    };
+}
+
 #[async_trait]
 impl Images for SqlStore {
     async fn put_image(
@@ -63,9 +70,11 @@ impl Images for SqlStore {
 
     async fn images(&self, workspace: &WorkspaceId, request: &PageRequest) -> Result<Page<Image>> {
         let mut snapshot = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT * FROM image WHERE workspace_id = $1 AND image_id > $2 ORDER BY image_id LIMIT $3",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM image WHERE workspace_id = $1 AND image_id > $2 ORDER BY image_id LIMIT $3"
+        ))
         .bind(workspace.as_str())
         .bind(after(request))
         .bind(limit(request))
@@ -264,11 +273,12 @@ pub(super) async fn load(
     workspace: &WorkspaceId,
     image_id: &ImageId,
 ) -> Result<Option<Image>> {
-    let row = sqlx::query("SELECT * FROM image WHERE workspace_id = $1 AND image_id = $2")
-        .bind(workspace.as_str())
-        .bind(image_id.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
+    let row =
+        sqlx::query(concat!("SELECT ", columns!(), " FROM image WHERE workspace_id = $1 AND image_id = $2"))
+            .bind(workspace.as_str())
+            .bind(image_id.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
     match row {
         None => Ok(None),
         Some(row) => with_names(connection, image(&row)?).await.map(Some),

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, Connection as _, SqlSafeStr as _};
 
 use super::address::Address;
@@ -37,6 +37,9 @@ macro_rules! versions {
     };
 }
 
+/// Where the driver keeps what was done.
+const TABLE: &str = "_sqlx_migrations";
+
 const VERSIONS: &[Version] = versions![1 "0001_initial"];
 
 /// This program's version of the tables.
@@ -68,7 +71,7 @@ async fn run(url: &str, down_to: Option<i64>) -> Result<()> {
             let mut connection = address.connect().await?;
             let outcome = match down_to {
                 None => migrator.run_direct(None, &mut connection, false).await,
-                Some(version) => migrator.undo(&mut connection, version).await,
+                Some(version) => undo(&migrator, &mut connection, version).await,
             };
             // An advisory lock of PostgreSQL ends with its connection.
             let closed = connection.close().await;
@@ -81,6 +84,24 @@ async fn run(url: &str, down_to: Option<i64>) -> Result<()> {
             outcome => return outcome,
         }
     }
+}
+
+/// [`Migrator::undo`], as a future that is [`Send`].
+async fn undo(
+    migrator: &Migrator,
+    connection: &mut AnyConnection,
+    to: i64,
+) -> std::result::Result<(), MigrateError> {
+    connection.lock().await?;
+    connection.ensure_migrations_table(TABLE).await?;
+    let applied = connection.list_applied_migrations(TABLE).await?;
+    for migration in migrator.migrations.iter().rev() {
+        let is_applied = applied.iter().any(|applied| applied.version == migration.version);
+        if migration.migration_type.is_down_migration() && migration.version > to && is_applied {
+            connection.revert(TABLE, migration).await?;
+        }
+    }
+    connection.unlock().await
 }
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -44,3 +44,26 @@ impl Retry {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_TRIES, Retry};
+    use crate::store::StoreError;
+
+    #[tokio::test]
+    async fn only_what_was_not_done_is_tried_again_and_not_for_ever() {
+        let mut retry = Retry::new();
+        for _ in 1..MAX_TRIES {
+            assert!(retry.again(&StoreError::Busy(sqlx::Error::PoolTimedOut)).await);
+        }
+        assert!(!retry.again(&StoreError::Busy(sqlx::Error::PoolTimedOut)).await);
+        for error in [
+            StoreError::Unavailable(sqlx::Error::PoolClosed),
+            StoreError::Database(sqlx::Error::RowNotFound),
+            StoreError::NotFound("secret"),
+            StoreError::KeyReused,
+        ] {
+            assert!(!Retry::new().again(&error).await, "{error:?}");
+        }
+    }
+}

@@ -12,6 +12,22 @@ use super::topic::Topic;
 use super::{Change, Done, NewSecret, Result, Secrets, StoreError};
 use crate::model::{ImageId, Page, PageRequest, Sealed, Secret, SecretId, SecretRow, WorkspaceId};
 
+macro_rules! secret_columns {
+    () => {
+        "secret_id, workspace_id, name, registry, version, create_time, update_time"
+    };
+}
+
+/// What [`secret_row`] reads, and where from.
+macro_rules! secret_row_columns {
+    () => {
+        "s.secret_id, s.workspace_id, s.name, s.registry, s.version, s.create_time, s.update_time, s.key_id, s.record,
+         COALESCE(v.version, 0) AS newest FROM secret s LEFT JOIN secret_version v ON v.secret_id = s.secret_id"
+    };
+}
+
+pub(super) use secret_row_columns;
+
 #[async_trait]
 impl Secrets for SqlStore {
     async fn create_secret(&self, change: &Change<'_>, new: &NewSecret) -> Result<Done<Secret>> {
@@ -52,10 +68,11 @@ impl Secrets for SqlStore {
     }
 
     async fn secret(&self, workspace: &WorkspaceId, id: &SecretId) -> Result<Option<SecretRow>> {
-        let row = sqlx::query(
-            "SELECT s.*, COALESCE(v.version, 0) AS newest FROM secret s
-             LEFT JOIN secret_version v ON v.secret_id = s.secret_id WHERE s.workspace_id = $1 AND s.secret_id = $2",
-        )
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            secret_row_columns!(),
+            " WHERE s.workspace_id = $1 AND s.secret_id = $2"
+        ))
         .bind(workspace.as_str())
         .bind(id.as_str())
         .fetch_optional(self.readers())
@@ -64,11 +81,11 @@ impl Secrets for SqlStore {
     }
 
     async fn secrets_named(&self, workspace: &WorkspaceId, name: &str) -> Result<Vec<SecretRow>> {
-        let rows = sqlx::query(
-            "SELECT s.*, COALESCE(v.version, 0) AS newest FROM secret s
-             LEFT JOIN secret_version v ON v.secret_id = s.secret_id
-             WHERE s.workspace_id = $1 AND s.name = $2 ORDER BY s.registry",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            secret_row_columns!(),
+            " WHERE s.workspace_id = $1 AND s.name = $2 ORDER BY s.registry"
+        ))
         .bind(workspace.as_str())
         .bind(name)
         .fetch_all(self.readers())
@@ -81,11 +98,11 @@ impl Secrets for SqlStore {
         workspace: &WorkspaceId,
         registry: &str,
     ) -> Result<Option<SecretRow>> {
-        let row = sqlx::query(
-            "SELECT s.*, COALESCE(v.version, 0) AS newest FROM secret s
-             LEFT JOIN secret_version v ON v.secret_id = s.secret_id
-             WHERE s.workspace_id = $1 AND s.registry = $2 AND s.registry <> ''",
-        )
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            secret_row_columns!(),
+            " WHERE s.workspace_id = $1 AND s.registry = $2 AND s.registry <> ''"
+        ))
         .bind(workspace.as_str())
         .bind(registry)
         .fetch_optional(self.readers())
@@ -99,10 +116,12 @@ impl Secrets for SqlStore {
             Some(key) => serde_json::from_str(key)
                 .map_err(|_| StoreError::Conflict("this is no place in the list of secrets".to_owned()))?,
         };
-        let rows = sqlx::query(
-            "SELECT * FROM secret WHERE workspace_id = $1 AND (name, registry) > ($2, $3)
-             ORDER BY name, registry LIMIT $4",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            secret_columns!(),
+            " FROM secret WHERE workspace_id = $1 AND (name, registry) > ($2, $3)
+             ORDER BY name, registry LIMIT $4"
+        ))
         .bind(workspace.as_str())
         .bind(name)
         .bind(registry)
@@ -151,10 +170,11 @@ impl Tx {
     /// Gives a secret its next value.
     pub(super) async fn replace_value(&mut self, read: &Secret, sealed: &Sealed) -> Result<Secret> {
         let version = read.version.saturating_add(1);
-        let row = sqlx::query(
+        let row = sqlx::query(concat!(
             "UPDATE secret SET version = $4, key_id = $5, record = $6, update_time = $7
-             WHERE secret_id = $1 AND workspace_id = $2 AND version = $3 RETURNING *",
-        )
+             WHERE secret_id = $1 AND workspace_id = $2 AND version = $3 RETURNING ",
+            secret_columns!()
+        ))
         .bind(read.secret_id.as_str())
         .bind(read.workspace_id.as_str())
         .bind(bound(read.version))

@@ -9,6 +9,12 @@ use super::sql::{SqlStore, change, transaction};
 use super::{Change, Done, Result, StoreError, Tokens};
 use crate::model::{Page, PageRequest, Token, TokenId, TokenKind, WorkspaceId};
 
+macro_rules! columns {
+    () => {
+        "token_id, kind, workspace_id, node, create_time, expire_time"
+    };
+}
+
 #[async_trait]
 impl Tokens for SqlStore {
     async fn create_token(&self, change: &Change<'_>, token: &Token, hash: &[u8; 32]) -> Result<Done<Token>> {
@@ -46,12 +52,15 @@ impl Tokens for SqlStore {
     }
 
     async fn token_by_hash(&self, hash: &[u8; 32]) -> Result<Option<Token>> {
-        let row =
-            sqlx::query("SELECT * FROM token WHERE hash = $1 AND (expire_time IS NULL OR expire_time > $2)")
-                .bind(hash.as_slice())
-                .bind(self.clock.now().0)
-                .fetch_optional(self.readers())
-                .await?;
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM token WHERE hash = $1 AND (expire_time IS NULL OR expire_time > $2)"
+        ))
+        .bind(hash.as_slice())
+        .bind(self.clock.now().0)
+        .fetch_optional(self.readers())
+        .await?;
         row.as_ref().map(token).transpose()
     }
 
@@ -102,15 +111,21 @@ impl Tokens for SqlStore {
 
     async fn tokens(&self, workspace: Option<&WorkspaceId>, request: &PageRequest) -> Result<Page<Token>> {
         let query = match workspace {
-            Some(workspace) => sqlx::query(
-                "SELECT * FROM token WHERE workspace_id = $3 AND token_id > $1 ORDER BY token_id LIMIT $2",
-            )
+            Some(workspace) => sqlx::query(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM token WHERE workspace_id = $3 AND token_id > $1 ORDER BY token_id LIMIT $2"
+            ))
             .bind(after(request))
             .bind(limit(request))
             .bind(workspace.as_str()),
-            None => sqlx::query("SELECT * FROM token WHERE token_id > $1 ORDER BY token_id LIMIT $2")
-                .bind(after(request))
-                .bind(limit(request)),
+            None => sqlx::query(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM token WHERE token_id > $1 ORDER BY token_id LIMIT $2"
+            ))
+            .bind(after(request))
+            .bind(limit(request)),
         };
         let rows = query.fetch_all(self.readers()).await?;
         page(request, &rows, token, |token| token.token_id.to_string())

@@ -36,7 +36,7 @@ impl Workspaces for SqlStore {
     async fn workspace(&self, id_or_name: &str) -> Result<Option<Workspace>> {
         // A name that looks like another's identity must not hide it.
         let row = sqlx::query(
-            "SELECT * FROM workspace WHERE workspace_id = $1 OR name = $1
+            "SELECT workspace_id, name, create_time FROM workspace WHERE workspace_id = $1 OR name = $1
              ORDER BY CASE WHEN workspace_id = $1 THEN 0 ELSE 1 END LIMIT 1",
         )
         .bind(id_or_name)
@@ -47,7 +47,7 @@ impl Workspaces for SqlStore {
 
     async fn workspaces(&self, request: &PageRequest) -> Result<Page<Workspace>> {
         let rows =
-            sqlx::query("SELECT * FROM workspace WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2")
+            sqlx::query("SELECT workspace_id, name, create_time FROM workspace WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2")
                 .bind(after(request))
                 .bind(limit(request))
                 .fetch_all(self.readers())
