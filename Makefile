@@ -48,6 +48,7 @@ bench: deps ## measure beside the peers; BENCH=--quick for two minutes; see benc
 	@fixtures/scripts/debian-root.sh
 	$(CARGO) build --release --locked -p clipfs -p benches
 	$(CARGO_TARGET_DIR)/release/benches --clipfs $(CARGO_TARGET_DIR)/release/clipfs --debian $(CLIPFS_FIXTURES)/debian.tar $(BENCH)
+	$(CARGO_TARGET_DIR)/release/scheduling $(filter --quick,$(BENCH))
 
 deps: ## install the Debian packages that tests, demo and benchmarks need
 	@fixtures/scripts/deps.sh

@@ -77,12 +77,7 @@ pub(super) async fn wake(tx: &mut Tx, worker: &WorkerId) -> Result<()> {
 
 /// The oldest of a pool's parked containers that fit each by itself.
 async fn parked(tx: &mut Tx, pool: &str, free: &Capacity) -> Result<Vec<Row>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM container WHERE state = 'queued' AND parked = 1 AND pool_selector = $1 AND cpu <= $2 \
-         AND memory <= $3 AND (gpu_count = 0 OR (gpu_count <= $4 AND (gpu = '' OR gpu = $5))) \
-         ORDER BY queue_time LIMIT $6{}",
-        tx.dialect.skip_locked()
-    );
+    let sql = parked_sql(tx.dialect.skip_locked());
     let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(pool)
         .bind(free.cpu)
@@ -93,6 +88,14 @@ async fn parked(tx: &mut Tx, pool: &str, free: &Capacity) -> Result<Vec<Row>> {
         .fetch_all(&mut **tx)
         .await?;
     rows.iter().map(Row::read).collect()
+}
+
+pub(super) fn parked_sql(lock: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM container WHERE state = 'queued' AND parked = 1 AND pool_selector = $1 AND cpu <= $2 \
+         AND memory <= $3 AND (gpu_count = 0 OR (gpu_count <= $4 AND (gpu = '' OR gpu = $5))) \
+         ORDER BY queue_time LIMIT $6{lock}"
+    )
 }
 
 /// Takes a demand out of what is free, if it fits.

@@ -14,6 +14,8 @@ use crate::model::{Capacity, Demand};
 mod find;
 mod fleet;
 mod place;
+#[cfg(test)]
+mod plans;
 mod waiting;
 pub(super) mod write;
 

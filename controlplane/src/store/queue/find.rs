@@ -41,7 +41,7 @@ fn slot(row: &AnyRow) -> Result<Slot> {
 }
 
 /// The kinds of workers that a demand may go to, best first.
-fn kinds_for(demand: &Demand) -> &'static [(&'static str, &'static str)] {
+pub(super) fn kinds_for(demand: &Demand) -> &'static [(&'static str, &'static str)] {
     const ALL: [(&str, &str); 2] = [(PLAIN, PLAIN_ORDER), (GPU, GPU_ORDER)];
     if demand.gpu_count == 0 { &ALL } else { &ALL[1..] }
 }
@@ -78,7 +78,7 @@ pub(crate) async fn anywhere(tx: &mut Tx, demand: &Demand, limit: i64) -> Result
     Ok(Vec::new())
 }
 
-fn anywhere_sql(room: &str, order: &str, lock: &str) -> String {
+pub(super) fn anywhere_sql(room: &str, order: &str, lock: &str) -> String {
     format!("SELECT {COLUMNS} FROM worker WHERE {room} ORDER BY {order} LIMIT $6{lock}")
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn near(
     Ok(Vec::new())
 }
 
-fn near_sql(room: &str, order: &str, lock: &str) -> String {
+pub(super) fn near_sql(room: &str, order: &str, lock: &str) -> String {
     format!(
         "SELECT {COLUMNS} FROM worker WHERE worker_id IN \
          (SELECT worker_id FROM worker_image WHERE digest = $7 ORDER BY worker_id LIMIT $8) AND {room} ORDER BY {order} LIMIT $6{lock}"
@@ -110,12 +110,15 @@ fn near_sql(room: &str, order: &str, lock: &str) -> String {
 /// Whether any worker has room, locked or not.
 pub(crate) async fn exists(tx: &mut Tx, demand: &Demand) -> Result<bool> {
     for (room, _) in kinds_for(demand) {
-        let sql = format!("SELECT worker_id FROM worker WHERE {room} LIMIT $6");
-        if !run(tx, sql, demand, 1, None).await?.is_empty() {
+        if !run(tx, exists_sql(room), demand, 1, None).await?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+pub(super) fn exists_sql(room: &str) -> String {
+    format!("SELECT worker_id FROM worker WHERE {room} LIMIT $6")
 }
 
 /// What the workers of a pool have in all. Asked once in a pass, for people.

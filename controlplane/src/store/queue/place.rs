@@ -111,14 +111,17 @@ async fn ready(tx: &mut Tx, batch: u32) -> Result<Vec<Row>> {
 }
 
 async fn ready_between(tx: &mut Tx, after: i64, until: i64, limit: i64) -> Result<Vec<Row>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM container WHERE state = 'queued' AND parked = 0 AND queue_time > $1 AND queue_time <= $2 \
-         ORDER BY queue_time LIMIT $3{}",
-        tx.dialect.skip_locked()
-    );
+    let sql = ready_sql(tx.dialect.skip_locked());
     let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(until).bind(limit);
     let rows = query.fetch_all(&mut **tx).await?;
     rows.iter().map(Row::read).collect()
+}
+
+pub(super) fn ready_sql(lock: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM container WHERE state = 'queued' AND parked = 0 AND queue_time > $1 AND queue_time <= $2 \
+         ORDER BY queue_time LIMIT $3{lock}"
+    )
 }
 
 impl Pass {
