@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Layer, Settings};
 use crate::exit::{MOUNT_FAILED, USAGE};
 use crate::mount::{keep_from_children, keeper_main, server_main};
+use crate::worker::runtime::monitor_main;
 
 mod args;
 mod browse;
@@ -35,6 +36,7 @@ mod request;
 mod time;
 mod tree;
 mod verify;
+mod worker;
 
 use args::{Args, Command};
 use context::Context;
@@ -48,10 +50,11 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub fn main() -> ExitCode {
     keep_from_children();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // The hidden commands are started by `clipfs mount` only, and have a protocol of their own.
+    // The hidden commands are started by `clipfs mount` and `clipfs worker` only, and have a protocol of their own.
     match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some("keeper") if arguments.len() == 2 => return keeper_main(),
         Some("server") if arguments.len() == 3 => return server_main(Path::new(&arguments[2])),
+        Some("monitor") if arguments.len() == 3 => return monitor_main(Path::new(&arguments[2])),
         _ => {}
     }
     let called_as = arguments.first().and_then(|name| Path::new(name).file_name());
@@ -120,8 +123,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let flags = args.command.settings(&args.global);
     let file = Layer::read(args.global.config.as_deref())?;
     let level = flags.log_level.clone().or_else(|| file.log_level.clone());
+    // Commands answer, services tell.
+    let usual = if matches!(args.command, Command::Worker(_)) { logging::SERVICE } else { logging::QUIET };
     let settings = Settings::resolve(flags, file)?;
-    logging::init(level.as_deref().unwrap_or(logging::QUIET), settings.log_format)?;
+    logging::init(level.as_deref().unwrap_or(usual), settings.log_format)?;
     let mut context = Context::new(settings, args.command.source())?;
     match &args.command {
         Command::Index(args) => block_on(index::run(&context, args)),
@@ -139,6 +144,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             drop(context);
             mount::run(request, held_request, args)
         }
+        Command::Worker(args) => worker::run(&context, args),
         Command::Umount(args) => mount::umount(&context, args),
         Command::Status(args) => mount::status(&context, args),
     }

@@ -23,7 +23,7 @@ mod handover;
 mod keeper;
 mod logging;
 mod metrics;
-mod mountinfo;
+pub(crate) mod mountinfo;
 mod protocol;
 mod rundir;
 mod server;

@@ -1,1 +1,121 @@
-//! The node agent.
+//! The node agent: takes containers from the control plane, mounts their images, runs them, tells what becomes of them.
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`options`], [`capacity`] | what the operator says, what the machine has |
+//! | [`link`] | the connection: registers, streams, comes again for ever |
+//! | [`agent`] | what is here: takes what the control plane says, knows every task |
+//! | `task`, [`tasks`] | one container from dispatch to end, and what is written down about it |
+//! | [`outbox`] | what the control plane must be told, until it has taken it |
+//! | [`indexes`] | clip indexes: from the cache, else from the control plane |
+//! | [`runtime`] | mounts, containers, cgroups of this machine |
+//!
+//! **Who may be away.** The control plane: containers run on, reports and output wait. This process: containers run on, the next one adopts them
+//! ([`Agent::adopt`]). What is dispatched is written down durably before it is acknowledged.
+//!
+//! **Where secrets are.** In the request of each task, on a tmpfs, mode 0600; never in the state directory, arguments, environments, logs.
+//!
+//! Used by `clipfs worker`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub mod agent;
+pub mod capacity;
+mod control;
+mod engine;
+pub mod indexes;
+pub mod link;
+pub mod options;
+pub mod outbox;
+pub mod runtime;
+mod task;
+pub mod tasks;
+#[cfg(test)]
+mod tests;
+
+pub use agent::Agent;
+pub use capacity::NodeCapacity;
+pub use options::Options;
+
+use control::Control;
+use runtime::{Runtime, RuntimeError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Options that make no sense, or not together.
+    #[error("{0}")]
+    Options(String),
+    /// A file or directory.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// The attempt.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Credentials would be written to a disk.
+    #[error("run directory {0} is not on a tmpfs: credentials would be written to a disk")]
+    NotMemory(PathBuf),
+    /// Another worker has the state directory.
+    #[error("another worker uses state directory {0}")]
+    Taken(PathBuf),
+    /// Containers cannot be run here.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl WorkerError {
+    fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT; containers run on. SIGUSR1: takes no new containers from now on; again: takes them again.
+///
+/// # Errors
+/// The worker cannot begin. That the control plane is away is none.
+pub async fn run(options: Options) -> Result<(), WorkerError> {
+    let listen = |kind| signal(kind).map_err(WorkerError::io("listen for", "signals"));
+    let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let drain = listen(SignalKind::user_defined1())?;
+    let control = Control::new(&options)?;
+    let tasks = tasks::Tasks::open(&options.state_dir, &options.run_dir, options.secrets_on_disk)?;
+    let indexes = indexes::Indexes::open(&options.runtime.cache_dir)?;
+    let runtime = Runtime::open(options.runtime.clone()).await?;
+    let agent = Arc::new(Agent::new(runtime, tasks, indexes, control));
+    agent.adopt().await?;
+    let link = tokio::spawn(link::Link::new(agent.clone(), &options).run());
+    tokio::select! {
+        () = until(terminate, interrupt) => {}
+        () = toggle(drain, &agent) => {}
+    }
+    tracing::info!("stopping: containers run on");
+    let settled = agent.settle().await;
+    agent.last_words().await;
+    link.abort();
+    drop(settled);
+    Ok(())
+}
+
+async fn until(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn toggle(mut drain: Signal, agent: &Agent<Runtime>) {
+    while drain.recv().await.is_some() {
+        let draining = agent.toggle_draining();
+        tracing::info!(draining, "asked by a signal");
+    }
+    // No more signals is no reason to end.
+    std::future::pending().await
+}

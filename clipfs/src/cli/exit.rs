@@ -10,6 +10,7 @@ use crate::exit::{self, CANNOT_CREATE, CONFIG, DATA, IO, SOFTWARE, UNAVAILABLE, 
 use crate::index::IndexError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
+use crate::worker::WorkerError;
 
 /// The exit code of a failure.
 pub(super) fn code(failure: &Failure) -> u8 {
@@ -24,6 +25,7 @@ pub(super) fn code(failure: &Failure) -> u8 {
         Failure::Build(error) => build(error),
         Failure::Verify { source, .. } => verify(source),
         Failure::Store(error) => exit::store(error),
+        Failure::Worker(error) => worker(error),
         Failure::Path { source, .. } => exit::vfs(*source),
         Failure::NotAFile(_) => DATA,
         Failure::Read { source, .. } => exit::read(source),
@@ -35,6 +37,15 @@ pub(super) fn code(failure: &Failure) -> u8 {
         Failure::Panicked => SOFTWARE,
         // As a shell reports a process that the signal has killed.
         Failure::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(SOFTWARE),
+    }
+}
+
+fn worker(error: &WorkerError) -> u8 {
+    match error {
+        WorkerError::Options(_) => USAGE,
+        WorkerError::NotMemory(_) | WorkerError::Runtime(_) => CONFIG,
+        WorkerError::Taken(_) => UNAVAILABLE,
+        WorkerError::Io { source, .. } => exit::io(source),
     }
 }
 

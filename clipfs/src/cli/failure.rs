@@ -14,6 +14,7 @@ use crate::read::ReadError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::vfs::VfsError;
+use crate::worker::WorkerError;
 
 /// Why a command failed. What that means for the caller of the process is said in [`super::exit`].
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,9 @@ pub(super) enum Failure {
         #[source]
         source: Box<VerifyError>,
     },
+    /// The node agent cannot begin.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

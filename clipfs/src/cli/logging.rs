@@ -11,6 +11,9 @@ use crate::config::{ConfigError, LogFormat};
 /// between progress bars helps nobody.
 pub(super) const QUIET: &str = "warn";
 
+/// What services log unless told otherwise.
+pub(super) const SERVICE: &str = "info";
+
 /// Starts logging. Called once, before any thread.
 pub(super) fn init(level: &str, format: LogFormat) -> Result<(), ConfigError> {
     let refuse = |reason: String| ConfigError::Value { key: "log_level", reason };

@@ -30,6 +30,12 @@ pub(crate) fn at(mountpoint: &Path) -> std::io::Result<Option<Entry>> {
     Ok(parse(&table).filter(|entry| entry.mountpoint == mountpoint).last())
 }
 
+/// Everything that is mounted, in the order of the table.
+pub(crate) fn mountpoints() -> std::io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).map(|entry| entry.mountpoint).collect())
+}
+
 /// Where a file system of ours is mounted, as seen from one mountpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {

@@ -1,0 +1,183 @@
+//! Clip indexes: those that are in the cache, and those that the control plane gives.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::v1;
+use tonic::Code;
+
+use super::WorkerError;
+use super::control::Control;
+use super::tasks::Record;
+use crate::index::ClipIndex;
+use crate::num::to_u64;
+use crate::oci::Digest;
+
+/// Largest index that is fetched: that of an image with some ten million files.
+const MAX_INDEX: u64 = 4 << 30;
+
+/// Longest silence between two pieces.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Indexes by the digest of their manifest, in `<cache-dir>/index`.
+#[derive(Debug)]
+pub struct Indexes {
+    dir: PathBuf,
+    /// Fetched one at a time for each image.
+    turns: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Why an index cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexFailure {
+    /// The control plane, or the way to it; `true`: asking again may help.
+    #[error("the index cannot be fetched: {0}")]
+    Fetch(String, bool),
+    /// What was sent is not what was announced.
+    #[error("the index that was sent {0}")]
+    Wrong(String),
+    /// The cache directory.
+    #[error("the index cannot be kept: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl IndexFailure {
+    /// Whether asking again may help.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Fetch(_, true))
+    }
+
+    /// The code of gRPC's error model.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        let code = match self {
+            Self::Fetch(..) => Code::FailedPrecondition,
+            Self::Wrong(_) => Code::DataLoss,
+            Self::Io(_) => Code::Internal,
+        };
+        code.into()
+    }
+
+    fn of(status: &tonic::Status) -> Self {
+        let lasting = matches!(
+            status.code(),
+            Code::NotFound | Code::FailedPrecondition | Code::DataLoss | Code::InvalidArgument | Code::Unimplemented
+        );
+        Self::Fetch(status.message().to_owned(), !lasting)
+    }
+}
+
+impl Indexes {
+    /// Makes the directory.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(cache_dir: &Path) -> Result<Self, WorkerError> {
+        let cache_dir = std::path::absolute(cache_dir).map_err(WorkerError::io("find", cache_dir))?;
+        let dir = cache_dir.join("index");
+        std::fs::create_dir_all(&dir).map_err(WorkerError::io("make", &dir))?;
+        Ok(Self { dir, turns: Mutex::default() })
+    }
+
+    /// Where an image's index is kept.
+    #[must_use]
+    pub fn path(&self, manifest: &Digest) -> PathBuf {
+        self.dir.join(format!("{manifest}.clip"))
+    }
+
+    /// Images whose index is here: those of which the store may hold something. Blocking.
+    #[must_use]
+    pub fn cached(&self) -> BTreeSet<String> {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return BTreeSet::new() };
+        let digest = |name: &str| name.strip_suffix(".clip")?.parse::<Digest>().ok().map(|d| d.to_string());
+        entries.filter_map(|entry| digest(entry.ok()?.file_name().to_str()?)).collect()
+    }
+
+    /// The index of a task's image. Cancel safe: what is half fetched is removed.
+    ///
+    /// # Errors
+    /// See [`IndexFailure`].
+    pub(super) async fn get(&self, control: &Control, record: &Record) -> Result<PathBuf, IndexFailure> {
+        let manifest: Digest =
+            record.digest.parse().map_err(|_| IndexFailure::Wrong("is for something that is no digest".to_owned()))?;
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(manifest).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        let path = self.path(&manifest);
+        if is_of(&path, manifest).await {
+            return Ok(path);
+        }
+        self.fetch(control, record, manifest, &path).await?;
+        Ok(path)
+    }
+
+    async fn fetch(
+        &self,
+        control: &Control,
+        record: &Record,
+        manifest: Digest,
+        path: &Path,
+    ) -> Result<(), IndexFailure> {
+        let request = v1::GetIndexRequest {
+            image_id: record.image_id.clone(),
+            workspace_id: record.lease.workspace_id.clone(),
+        };
+        let answer = control.images().get_index(control.request(request)).await;
+        let mut pieces = answer.map_err(|status| IndexFailure::of(&status))?.into_inner();
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let (mut hash, mut length) = (blake3::Hasher::new(), 0);
+        loop {
+            let piece = tokio::time::timeout(SILENCE, pieces.message()).await;
+            let piece = piece.map_err(|_| IndexFailure::Fetch("the control plane is silent".to_owned(), true))?;
+            let Some(piece) = piece.map_err(|status| IndexFailure::of(&status))? else { break };
+            length += to_u64(piece.data.len());
+            if length > MAX_INDEX {
+                return Err(IndexFailure::Wrong(format!("is longer than {} GiB", MAX_INDEX >> 30)));
+            }
+            hash.update(&piece.data);
+            // Half a MiB into the page cache.
+            file.write_all(&piece.data)?;
+        }
+        if hash.finalize().to_hex().as_str() != record.index_digest {
+            return Err(IndexFailure::Wrong("is not the one that was announced".to_owned()));
+        }
+        let path = path.to_owned();
+        let kept = tokio::task::spawn_blocking(move || keep(file, &path, manifest)).await;
+        kept.map_err(io::Error::other)?
+    }
+}
+
+/// Checks an index and puts it at its place. Blocking.
+fn keep(file: tempfile::NamedTempFile, path: &Path, manifest: Digest) -> Result<(), IndexFailure> {
+    let index = ClipIndex::open(file.path()).map_err(|e| IndexFailure::Wrong(format!("cannot be used: {e}")))?;
+    if index.manifest_digest() != manifest {
+        return Err(IndexFailure::Wrong(format!("is of {}", index.manifest_digest())));
+    }
+    drop(index);
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()?;
+    Ok(())
+}
+
+/// Whether there is a good index of that image.
+async fn is_of(path: &Path, manifest: Digest) -> bool {
+    let path = path.to_owned();
+    let looked = tokio::task::spawn_blocking(move || match ClipIndex::open(&path) {
+        Ok(index) => index.manifest_digest() == manifest,
+        Err(crate::index::IndexError::Io(e)) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the cached index cannot be used, fetching it again");
+            false
+        }
+    });
+    looked.await.unwrap_or(false)
+}

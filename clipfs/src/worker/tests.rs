@@ -1,0 +1,1 @@
+//! The agent against a scripted control plane, with containers that are none.
