@@ -159,8 +159,7 @@ impl<S: VaultStore + ?Sized> Vault<S> {
     ) -> Result<Option<KeyId>, VaultError> {
         // Held until the key is in the database: nobody drops the KEK in between.
         let held = self.keyring.hold(false).await?;
-        let keks = held.keks();
-        let (kek, key, key_id) = (keks.active(), Key::generate(), KeyId::generate());
+        let (kek, key, key_id) = (held.keks().active(), Key::generate(), KeyId::generate());
         let binding = KeyBinding { workspace, key: &key_id, kek_id: &kek.kek_id };
         let row = DataKey {
             wrapped: envelope::wrap(&kek.key, &binding, &key),
@@ -235,4 +234,6 @@ impl std::fmt::Debug for Kept {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -166,3 +166,6 @@ fn write_status(out: &mut impl Write, status: &KeyStatus) -> std::io::Result<()>
     }
     writeln!(out, "secrets under old data keys: {}", status.secrets_under_old_keys)
 }
+
+#[cfg(test)]
+mod tests;

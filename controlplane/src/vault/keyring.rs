@@ -30,6 +30,8 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Held {
     keyring: Keyring,
+    /// As they were read under the lock: what is in memory may be older for a moment, where several read at once.
+    keks: Arc<Keks>,
     /// Closed last, and with it unlocked. `None`: nothing that could be locked.
     _lock: Option<File>,
     exclusive: bool,
@@ -86,23 +88,26 @@ impl Keyring {
         if let Some(kek) = self.keks().get(kek_id) {
             return Ok(kek.clone());
         }
-        if let Err(error) = self.reload().await {
-            tracing::warn!(%error, kek_id, "a key encryption key is not known and the key file cannot be read again");
-        }
-        self.keks().get(kek_id).cloned().ok_or_else(|| VaultError::NoKek(kek_id.to_owned()))
+        let keks = match self.reload().await {
+            Ok(keks) => keks,
+            Err(error) => {
+                tracing::warn!(%error, kek_id, "a key encryption key is not known and the key file cannot be read again");
+                self.keks()
+            }
+        };
+        keks.get(kek_id).cloned().ok_or_else(|| VaultError::NoKek(kek_id.to_owned()))
     }
 
     /// Reads the file again. Where it cannot be read, or came by a pipe, the keys stay as they are.
     ///
     /// # Errors
     /// [`VaultError::KeyFile`].
-    pub(super) async fn reload(&self) -> Result<(), VaultError> {
+    pub(super) async fn reload(&self) -> Result<Arc<Keks>, VaultError> {
         if self.0.kind == Kind::Pipe {
-            return Ok(());
+            return Ok(self.keks());
         }
         let opened = self.blocking(|path| keyfile::read(path).map(|(opened, _)| opened)).await?;
-        self.set(opened.keks);
-        Ok(())
+        Ok(self.set(opened.keks))
     }
 
     /// Locks the file and reads it. Exclusive: to change it.
@@ -110,24 +115,25 @@ impl Keyring {
     /// # Errors
     /// [`VaultError::KeyFile`]; also for what came by descriptor, if it is to be changed.
     pub(super) async fn hold(&self, exclusive: bool) -> Result<Held, VaultError> {
-        let held = |lock| Held { keyring: self.clone(), _lock: lock, exclusive };
+        let held = |keks, lock| Held { keyring: self.clone(), keks, _lock: lock, exclusive };
         match self.0.kind {
             Kind::File => {
                 let Opened { file, keks } = self.blocking(move |path| keyfile::lock(path, exclusive)).await?;
-                self.set(keks);
-                Ok(held(Some(file)))
+                Ok(held(self.set(keks), Some(file)))
             }
             _ if exclusive => Err(unusable(
                 self.path(),
                 "keys are rotated in a file; name it with --kek-file, not an inherited descriptor",
             )),
             // Nobody changes it: there is nothing to lock.
-            _ => Ok(held(None)),
+            _ => Ok(held(self.keks(), None)),
         }
     }
 
-    fn set(&self, keks: Keks) {
-        *self.0.keks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keks);
+    fn set(&self, keks: Keks) -> Arc<Keks> {
+        let keks = Arc::new(keks);
+        self.0.keks.write().unwrap_or_else(PoisonError::into_inner).clone_from(&keks);
+        keks
     }
 
     /// Does something with the file on a thread that may wait.
@@ -144,14 +150,14 @@ impl Keyring {
 
 impl Held {
     /// The keys.
-    pub(super) fn keks(&self) -> Arc<Keks> {
-        self.keyring.keks()
+    pub(super) fn keks(&self) -> &Keks {
+        &self.keks
     }
 
     /// Puts others in their place: in the file first, then here.
     ///
     /// # Errors
-    /// [`VaultError::KeyFile`]: nothing has changed.
+    /// [`VaultError::KeyFile`]: the file has the old keys or the new ones.
     pub(super) async fn replace(&self, keks: Keks) -> Result<(), VaultError> {
         debug_assert!(self.exclusive, "others may read");
         let new = keks.clone();

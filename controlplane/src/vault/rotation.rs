@@ -15,7 +15,6 @@
 //! nothing needs are deleted. Values that come meanwhile are sealed with the new key at once.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -229,8 +228,12 @@ impl<S: VaultStore + ?Sized> KekRotation<S> {
         let Some(row) = self.pending.pop_front() else { return self.list().await.map(|()| None) };
         // Locked against another rotation: it could make another key active, and drop this one, while we wrap by it.
         let held = self.vault.keyring.hold(false).await?;
-        let keks = held.keks();
-        let active = keks.active();
+        let active = held.keks().active();
+        // It may have been rewrapped since it was listed, and the KEK of then may be gone.
+        let row = match self.vault.store.data_key(&row.key_id).await? {
+            Some(row) if row.kek_id != active.kek_id => row,
+            _ => return Ok(None),
+        };
         let key = match self.vault.unwrap(&row).await {
             Ok(key) => key,
             Err(error @ (VaultError::Tampered(_) | VaultError::NoKek(_))) => {
@@ -473,8 +476,7 @@ impl<S: VaultStore + ?Sized> Vault<S> {
     /// # Errors
     /// See [`VaultError`].
     pub async fn key_status(&self) -> Result<KeyStatus, VaultError> {
-        self.keyring.reload().await?;
-        let keks: Arc<_> = self.keyring.keks();
+        let keks = self.keyring.reload().await?;
         let role = |role: Role| role.word();
         let mut status: Vec<KekStatus> = keks
             .iter()
