@@ -6,7 +6,13 @@ mod redacted;
 pub mod request;
 
 /// Version 1.
-#[expect(missing_docs, clippy::all, reason = "generated; the .proto files hold the documentation")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the .proto files hold the documentation"
+)]
 pub mod v1 {
     tonic::include_proto!("clipfs.v1");
 

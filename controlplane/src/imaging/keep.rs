@@ -44,6 +44,8 @@ pub(super) struct Index {
 
 /// What became of a secret, for people.
 enum Outcome {
+    /// There was nothing to do.
+    None,
     Unchanged(Secret),
     Created(Secret),
     Rotated(Secret),
@@ -158,18 +160,17 @@ impl<S: ImagingStore + ?Sized> Inner<S> {
             let (secret, outcome) = match &chosen.keep {
                 Keep::Source(source) => {
                     image.credentials = source.clone();
-                    (SecretChange::None, None)
+                    (SecretChange::None, Outcome::None)
                 }
-                Keep::Secret => {
-                    let (secret, outcome) = self.secret_change(&mut image, &chosen.document).await?;
-                    (secret, Some(outcome))
-                }
+                Keep::Secret => self.secret_change(&mut image, &chosen.document).await?,
             };
-            match self.credentials.store.put_image(change, &image, &secret).await {
+            let target = format!("{}, {}", change.target, outcome.for_audit(&image.credentials));
+            let change = Change { target: &target, ..*change };
+            match self.credentials.store.put_image(&change, &image, &secret).await {
                 Ok(done) => {
                     let image = done.into_inner();
-                    if let Some(outcome) = outcome {
-                        say(events, self.tell(&image, &outcome).await).await;
+                    if let Some(line) = self.tell(&image, &outcome).await {
+                        say(events, line).await;
                     }
                     return Ok(image);
                 }
@@ -217,8 +218,9 @@ impl<S: ImagingStore + ?Sized> Inner<S> {
         Ok((SecretChange::Update { read, sealed }, Outcome::Rotated(next)))
     }
 
-    async fn tell(&self, image: &Image, outcome: &Outcome) -> String {
-        match outcome {
+    async fn tell(&self, image: &Image, outcome: &Outcome) -> Option<String> {
+        Some(match outcome {
+            Outcome::None => return None,
             Outcome::Created(secret) => format!("kept the credentials as secret {}", secret.name),
             Outcome::Unchanged(secret) => {
                 format!("the secret {} holds these credentials already", secret.name)
@@ -234,6 +236,21 @@ impl<S: ImagingStore + ?Sized> Inner<S> {
                 };
                 format!("rotated secret {}: version {}{also}", secret.name, secret.version)
             }
+        })
+    }
+}
+
+impl Outcome {
+    /// What pulls the image, and what became of that.
+    fn for_audit(&self, source: &ImageCredentialSource) -> String {
+        match (self, source) {
+            (Self::Created(secret), _) => format!("new secret {}", secret.name),
+            (Self::Rotated(secret), _) => {
+                format!("secret {} rotated to version {}", secret.name, secret.version)
+            }
+            (_, ImageCredentialSource::Secret { name, .. }) => format!("secret {name}"),
+            (_, ImageCredentialSource::Named(names)) => format!("secrets {}", names.join(", ")),
+            (_, ImageCredentialSource::Anonymous) => "anonymous".to_owned(),
         }
     }
 }
