@@ -90,7 +90,7 @@ async fn containers_of_others_are_not_there() {
 async fn an_image_whose_secret_is_gone_does_not_run_and_says_why() {
     let plane = Plane::start().await;
     let (way, workspace) = plane.tenant("a").await;
-    let gone = ImageCredentialSource::Secret { name: "oci-registry-r-example".to_owned(), id: "none".into() };
+    let gone = ImageCredentialSource::Named(vec!["GONE_TOKEN".to_owned()]);
     plane.image(&workspace, "app", gone).await;
     let run = v1::RunContainerRequest {
         request: Some(v1::ContainerRequest { image_id: "app".to_owned(), ..Default::default() }),
@@ -99,7 +99,7 @@ async fn an_image_whose_secret_is_gone_does_not_run_and_says_why() {
     let mut client = containers(way);
     let status = client.run_container(run).await.expect_err("fails closed");
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("oci-registry-r-example"), "{status:?}");
+    assert!(status.message().contains("GONE_TOKEN"), "{status:?}");
     let all =
         client.list_containers(v1::ListContainersRequest::default()).await.expect("a list").into_inner();
     assert!(all.containers.is_empty(), "nothing was queued");
