@@ -213,7 +213,7 @@ pub(super) enum TokenCommand {
         #[arg(long, group = "kind")]
         admin: bool,
         /// The only node that may use it [default: the first that does]
-        #[arg(long, requires = "worker")]
+        #[arg(long, requires = "worker", conflicts_with_all = ["admin", "workspace"])]
         node: Option<String>,
         /// How long it lives: 30m, 12h, 90d [default: for ever]
         #[arg(long, value_name = "TIME", value_parser = super::settings::duration)]
