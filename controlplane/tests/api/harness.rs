@@ -29,23 +29,23 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 /// Adds a token.
-pub type Bearer = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
+pub(crate) type Bearer = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
 /// A channel with a token.
-pub type Way = InterceptedService<Channel, Bearer>;
+pub(crate) type Way = InterceptedService<Channel, Bearer>;
 
 /// A server that runs.
-pub struct Plane {
-    pub dir: tempfile::TempDir,
-    pub store: SharedStore,
-    pub address: SocketAddr,
-    pub metrics: Option<SocketAddr>,
-    pub channel: Channel,
+pub(crate) struct Plane {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: SharedStore,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) channel: Channel,
     stop: Option<oneshot::Sender<()>>,
-    pub served: JoinHandle<Result<(), controlplane::server::ServerError>>,
+    pub(crate) served: JoinHandle<Result<(), controlplane::server::ServerError>>,
 }
 
 /// Options on any port of loopback.
-pub fn options() -> ServerOptions {
+pub(crate) fn options() -> ServerOptions {
     ServerOptions {
         listen: ([127, 0, 0, 1], 0).into(),
         grace: Duration::from_secs(2),
@@ -54,7 +54,7 @@ pub fn options() -> ServerOptions {
 }
 
 /// A server on a new database, not yet listening.
-pub async fn parts(dir: &Path) -> (Parts, SharedStore) {
+pub(crate) async fn parts(dir: &Path) -> (Parts, SharedStore) {
     let url = format!("sqlite://{}", dir.join("control.db").display());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     store::migrate(&url).await.expect("tables");
@@ -78,11 +78,11 @@ pub async fn parts(dir: &Path) -> (Parts, SharedStore) {
 
 impl Plane {
     /// With the options of most tests.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(options()).await
     }
 
-    pub async fn with(options: ServerOptions) -> Self {
+    pub(crate) async fn with(options: ServerOptions) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (parts, store) = parts(dir.path()).await;
         let server = Server::bind(options, parts).await.expect("an address");
@@ -94,17 +94,21 @@ impl Plane {
     }
 
     /// Asks it to stop.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
     }
 
-    pub async fn workspace(&self, name: &str) -> WorkspaceId {
+    pub(crate) async fn workspace(&self, name: &str) -> WorkspaceId {
         let change = change("CreateWorkspace", None);
         self.store.create_workspace(&change, name).await.expect("made").into_inner().workspace_id
     }
 
     /// A token, and its identity.
-    pub async fn token(&self, kind: TokenKind, workspace: Option<&WorkspaceId>) -> (SecretString, TokenId) {
+    pub(crate) async fn token(
+        &self,
+        kind: TokenKind,
+        workspace: Option<&WorkspaceId>,
+    ) -> (SecretString, TokenId) {
         let (secret, hash) = new_token(kind).expect("random bytes");
         let token = Token {
             token_id: TokenId::generate(),
@@ -119,20 +123,20 @@ impl Plane {
     }
 
     /// A channel with a token of a workspace of this name, which is made.
-    pub async fn tenant(&self, name: &str) -> (Way, WorkspaceId) {
+    pub(crate) async fn tenant(&self, name: &str) -> (Way, WorkspaceId) {
         let workspace = self.workspace(name).await;
         let (token, _) = self.token(TokenKind::Workspace, Some(&workspace)).await;
         (self.way(Some(token.expose_secret())), workspace)
     }
 
     /// A channel with an admin's token.
-    pub async fn admin(&self) -> AdminServiceClient<Way> {
+    pub(crate) async fn admin(&self) -> AdminServiceClient<Way> {
         let (token, _) = self.token(TokenKind::Admin, None).await;
         AdminServiceClient::new(self.way(Some(token.expose_secret())))
     }
 
     /// A channel with a token, or without.
-    pub fn way(&self, token: Option<&str>) -> Way {
+    pub(crate) fn way(&self, token: Option<&str>) -> Way {
         let header = token.map(|token| MetadataValue::try_from(format!("Bearer {token}")).expect("a header"));
         let bearer = move |mut request: Request<()>| {
             if let Some(header) = &header {
@@ -144,7 +148,7 @@ impl Plane {
     }
 
     /// An image that needs no credentials, or some secret that is not there.
-    pub async fn image(&self, workspace: &WorkspaceId, id: &str, credentials: ImageCredentialSource) {
+    pub(crate) async fn image(&self, workspace: &WorkspaceId, id: &str, credentials: ImageCredentialSource) {
         let index = ClipIndexInfo { index_digest: "ab".repeat(32), index_bytes: 3, pieces: 1 };
         if self.store.begin_clip_index(&index).await.expect("begun") {
             self.store.put_clip_index_piece(&index.index_digest, 0, b"abc").await.expect("kept");
@@ -177,14 +181,14 @@ impl Drop for Plane {
 }
 
 /// The operator's.
-pub fn change<'a>(action: &'static str, workspace: Option<&'a WorkspaceId>) -> Change<'a> {
+pub(crate) fn change<'a>(action: &'static str, workspace: Option<&'a WorkspaceId>) -> Change<'a> {
     Change { actor: "operator", workspace, action, target: "test", key: None }
 }
 
-pub fn secrets(way: Way) -> SecretServiceClient<Way> {
+pub(crate) fn secrets(way: Way) -> SecretServiceClient<Way> {
     SecretServiceClient::new(way)
 }
 
-pub fn containers(way: Way) -> ContainerServiceClient<Way> {
+pub(crate) fn containers(way: Way) -> ContainerServiceClient<Way> {
     ContainerServiceClient::new(way).max_encoding_message_size(8 << 20)
 }
