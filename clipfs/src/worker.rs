@@ -31,8 +31,6 @@ pub mod outbox;
 pub mod runtime;
 mod task;
 pub mod tasks;
-#[cfg(test)]
-mod tests;
 
 pub use agent::Agent;
 pub use capacity::NodeCapacity;

@@ -35,7 +35,20 @@ const MODULES: [(&str, u8, &[&str]); 17] = [
     (
         "worker",
         4,
-        &["mount", "config", "exit", "read", "store", "registry", "credentials", "index", "image", "decode", "oci", "num"],
+        &[
+            "mount",
+            "config",
+            "exit",
+            "read",
+            "store",
+            "registry",
+            "credentials",
+            "index",
+            "image",
+            "decode",
+            "oci",
+            "num",
+        ],
     ),
     (
         "mount",
@@ -73,7 +86,8 @@ const MODULES: [(&str, u8, &[&str]); 17] = [
 
 /// Modules of one level of which one uses the other by design: a registry asks for credentials, a worker mounts, and hands its
 /// settings on to its mounts.
-const SAME_LEVEL: [(&str, &str); 3] = [("registry", "credentials"), ("worker", "mount"), ("worker", "config")];
+const SAME_LEVEL: [(&str, &str); 3] =
+    [("registry", "credentials"), ("worker", "mount"), ("worker", "config")];
 
 /// Libraries that only some modules may know, and why.
 const LIBRARIES: [(&str, &[&str], &str); 16] = [

@@ -147,7 +147,16 @@ where
     }
 
     async fn open(&self, row: &SecretRow) -> Result<SecretSlice<u8>, CredentialsError> {
-        let opened = self.vault.open(row).await;
+        let mut opened = self.vault.open(row).await;
+        // A rotation may have sealed it anew, and deleted its old key, since the row was read: that is no tampering.
+        let mut read = row.clone();
+        while let Err(VaultError::Tampered(_)) = &opened {
+            match self.store.secret(&row.secret.workspace_id, &row.secret.secret_id).await? {
+                Some(now) if now != read => read = now,
+                _ => break,
+            }
+            opened = self.vault.open(&read).await;
+        }
         if let Err(error @ VaultError::Tampered(_)) = &opened {
             let (workspace, secret) = (&row.secret.workspace_id, row.secret.secret_id.as_str());
             let change = Change {

@@ -9,6 +9,7 @@
 //! | [`keyfile`] | the file of KEKs |
 //! | [`keyring`] | the KEKs that this process knows |
 //! | [`rotation`] | new KEKs, new data keys, online |
+//! | [`status`] | which keys there are, and what needs them |
 //!
 //! Which data key is current is asked of the database for every value that is sealed; unwrapped keys are kept in memory, a bounded number.
 //! A change that brings a value sealed with a key that was rotated out *and* deleted in that moment breaks the table's reference: it is
@@ -31,6 +32,7 @@ pub mod envelope;
 pub mod keyfile;
 pub mod keyring;
 pub mod rotation;
+pub mod status;
 
 /// Unwrapped data keys that are kept, 32 bytes each: those of as many workspaces as start containers about the same time.
 const KEPT_KEYS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -123,7 +125,8 @@ impl<S: VaultStore + ?Sized> Vault<S> {
     /// Opens a value.
     ///
     /// # Errors
-    /// See [`VaultError`].
+    /// See [`VaultError`]. A row that a rotation has sealed anew since it was read is [`VaultError::Tampered`] too, once its old key is
+    /// deleted: who gets that reads the row again, and believes it if nothing has changed.
     pub async fn open(&self, row: &SecretRow) -> Result<SecretSlice<u8>, VaultError> {
         let SecretRow { secret, sealed, newest } = row;
         if secret.version != *newest {

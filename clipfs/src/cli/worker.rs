@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
+use super::SHUTDOWN;
 use super::args::WorkerArgs;
 use super::context::Context;
 use super::failure::Failure;
-use super::SHUTDOWN;
 use crate::credentials::harden;
 use crate::worker::runtime::{Network, RuntimeOptions};
 use crate::worker::{self, NodeCapacity, Options};

@@ -90,7 +90,10 @@ impl<E: Engine> Agent<E> {
             let begun = !matches!(state, JobState::NotStarted | JobState::Mounted);
             if lost && !begun && record.outcome.is_none() {
                 tracing::info!(key, "a task that never ran has lost its request: forgotten");
-                self.engine.clean(&job).await.unwrap_or_else(|error| tracing::warn!(%error, "something is left"));
+                self.engine
+                    .clean(&job)
+                    .await
+                    .unwrap_or_else(|error| tracing::warn!(%error, "something is left"));
                 self.store.remove(&key).map_err(WorkerError::io("remove", &job.dir))?;
                 continue;
             }
@@ -157,7 +160,11 @@ impl<E: Engine> Agent<E> {
         }
         let job = self.store.job(&record, view, self.index_path(&record));
         if let Some(other) = &other {
-            tracing::info!(container = other.lease().container_id, attempt = other.lease().attempt, "an older attempt is stopped");
+            tracing::info!(
+                container = other.lease().container_id,
+                attempt = other.lease().attempt,
+                "an older attempt is stopped"
+            );
             other.stop(Stop::Revoke);
         }
         self.begin(Arc::new(Task::new(record, job, false)), other);

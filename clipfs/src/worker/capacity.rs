@@ -37,7 +37,8 @@ impl FromStr for Millicores {
             Some(millis) => millis.parse::<u32>().ok().map(i64::from),
             None => {
                 let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-                let digits = |text: &str| (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(());
+                let digits =
+                    |text: &str| (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(());
                 digits(whole).and(digits(fraction)).filter(|()| fraction.len() <= 3).and_then(|()| {
                     let whole: i64 = whole.parse::<u32>().ok()?.into();
                     let fraction: i64 = format!("{fraction:0<3}").parse().ok()?;
@@ -69,7 +70,13 @@ impl NodeCapacity {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = cpu.map_or_else(|| i64::try_from(processors).unwrap_or(1) * 1000, |cpu| cpu.0);
         let memory = memory.map_or_else(
-            || std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total_memory).unwrap_or_default(),
+            || {
+                std::fs::read_to_string("/proc/meminfo")
+                    .ok()
+                    .as_deref()
+                    .and_then(total_memory)
+                    .unwrap_or_default()
+            },
             |memory| i64::try_from(memory.0 >> 20).unwrap_or(i64::MAX),
         );
         Self { cpu, memory, gpu: gpu.unwrap_or_default() }

@@ -20,7 +20,11 @@ pub trait Engine: Send + Sync + 'static {
     /// See [`Runtime::stop`].
     fn stop(&self, job: &Job, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// See [`Runtime::refresh`].
-    fn refresh(&self, job: &Job, image_credentials: &SecretString) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    fn refresh(
+        &self,
+        job: &Job,
+        image_credentials: &SecretString,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// See [`Runtime::state`].
     fn state(&self, job: &Job) -> impl Future<Output = Result<JobState, RuntimeError>> + Send;
     /// See [`Runtime::read_output`].

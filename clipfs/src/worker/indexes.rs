@@ -66,7 +66,11 @@ impl IndexFailure {
     fn of(status: &tonic::Status) -> Self {
         let lasting = matches!(
             status.code(),
-            Code::NotFound | Code::FailedPrecondition | Code::DataLoss | Code::InvalidArgument | Code::Unimplemented
+            Code::NotFound
+                | Code::FailedPrecondition
+                | Code::DataLoss
+                | Code::InvalidArgument
+                | Code::Unimplemented
         );
         Self::Fetch(status.message().to_owned(), !lasting)
     }
@@ -103,8 +107,10 @@ impl Indexes {
     /// # Errors
     /// See [`IndexFailure`].
     pub(super) async fn get(&self, control: &Control, record: &Record) -> Result<PathBuf, IndexFailure> {
-        let manifest: Digest =
-            record.digest.parse().map_err(|_| IndexFailure::Wrong("is for something that is no digest".to_owned()))?;
+        let manifest: Digest = record
+            .digest
+            .parse()
+            .map_err(|_| IndexFailure::Wrong("is for something that is no digest".to_owned()))?;
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -136,7 +142,8 @@ impl Indexes {
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
             let piece = tokio::time::timeout(SILENCE, pieces.message()).await;
-            let piece = piece.map_err(|_| IndexFailure::Fetch("the control plane is silent".to_owned(), true))?;
+            let piece =
+                piece.map_err(|_| IndexFailure::Fetch("the control plane is silent".to_owned(), true))?;
             let Some(piece) = piece.map_err(|status| IndexFailure::of(&status))? else { break };
             length += to_u64(piece.data.len());
             if length > MAX_INDEX {
@@ -157,7 +164,8 @@ impl Indexes {
 
 /// Checks an index and puts it at its place. Blocking.
 fn keep(file: tempfile::NamedTempFile, path: &Path, manifest: Digest) -> Result<(), IndexFailure> {
-    let index = ClipIndex::open(file.path()).map_err(|e| IndexFailure::Wrong(format!("cannot be used: {e}")))?;
+    let index =
+        ClipIndex::open(file.path()).map_err(|e| IndexFailure::Wrong(format!("cannot be used: {e}")))?;
     if index.manifest_digest() != manifest {
         return Err(IndexFailure::Wrong(format!("is of {}", index.manifest_digest())));
     }

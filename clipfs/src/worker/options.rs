@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
+use super::WorkerError;
 use super::capacity::NodeCapacity;
 use super::runtime::RuntimeOptions;
-use super::WorkerError;
 
 /// Where Debian, and those who follow it, keep the certificates of authorities.
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -57,7 +57,9 @@ impl Options {
 
     /// The control plane's address.
     pub(super) fn url(&self) -> Result<Url, WorkerError> {
-        let refuse = |why: &str| WorkerError::Options(format!("--control-plane {}: {why}", shown(&self.control_plane)));
+        let refuse = |why: &str| {
+            WorkerError::Options(format!("--control-plane {}: {why}", shown(&self.control_plane)))
+        };
         let url = Url::parse(&self.control_plane).map_err(|_| refuse("not a URL"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(refuse("credentials do not belong here: use --token-file"));
@@ -123,10 +125,19 @@ mod tests {
 
     #[test]
     fn plain_http_stays_on_this_machine() {
-        for good in ["https://control.example:7443", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
+        for good in
+            ["https://control.example:7443", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"]
+        {
             assert!(options(good).check().is_ok(), "{good}");
         }
-        for bad in ["http://control.example", "http://10.0.0.1:1", "ftp://x", "control.example:1", "", "http://localhost.example"] {
+        for bad in [
+            "http://control.example",
+            "http://10.0.0.1:1",
+            "ftp://x",
+            "control.example:1",
+            "",
+            "http://localhost.example",
+        ] {
             assert!(options(bad).check().is_err(), "{bad}");
         }
     }

@@ -40,7 +40,7 @@ mod user;
 pub use error::RuntimeError;
 pub use job::{ContainerRequestView, Job};
 pub use monitor::monitor_main;
-pub use output::LogStream;
+pub use output::{LogStream, Piece};
 
 use cgroup::Cgroups;
 use output::Place;
@@ -364,12 +364,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub async fn read_output(
-        &self,
-        job: &Job,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<(LogStream, u64, Vec<u8>)>, RuntimeError> {
+    pub async fn read_output(&self, job: &Job, from: u64, limit: usize) -> Result<Vec<Piece>, RuntimeError> {
         job.check_key()?;
         let (inner, job_) = (Arc::clone(&self.shared), job.clone());
         blocking(&job.key, move || inner.read_output(&job_, from, limit)).await
@@ -447,12 +442,7 @@ impl Inner {
         Ok(Self { options, machine, places: Mutex::default() })
     }
 
-    fn read_output(
-        &self,
-        job: &Job,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<(LogStream, u64, Vec<u8>)>, RuntimeError> {
+    fn read_output(&self, job: &Job, from: u64, limit: usize) -> Result<Vec<Piece>, RuntimeError> {
         let near = {
             let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             places.get(&job.key).copied().unwrap_or_default()

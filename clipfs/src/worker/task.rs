@@ -1,7 +1,7 @@
 //! One container of this node, from dispatch to end.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::v1;
@@ -388,7 +388,9 @@ impl<E: Engine> Run<'_, E> {
         let agent = self.agent.clone();
         match tokio::task::spawn_blocking(move || agent.store.write(&record)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(container = self.task.lease.container_id, %error, "a task is not written down"),
+            Ok(Err(error)) => {
+                tracing::warn!(container = self.task.lease.container_id, %error, "a task is not written down")
+            }
             Err(error) => tracing::error!(%error, "a task is not written down"),
         }
     }

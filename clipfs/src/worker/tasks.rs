@@ -113,7 +113,8 @@ impl Tasks {
         for dir in [&state_dir, &state_dir.join("tasks"), &run_dir] {
             make_private(dir).map_err(WorkerError::io("make", dir))?;
         }
-        let kind = statfs(&run_dir).map_err(|e| WorkerError::io("look at", &run_dir)(e.into()))?.filesystem_type();
+        let kind =
+            statfs(&run_dir).map_err(|e| WorkerError::io("look at", &run_dir)(e.into()))?.filesystem_type();
         if !secrets_on_disk && kind != TMPFS_MAGIC {
             return Err(WorkerError::NotMemory(run_dir));
         }
@@ -287,7 +288,9 @@ mod tests {
         tasks.write(&record(9)).unwrap();
         let ended = Record { outcome: Some(Outcome::Exited { code: 3, reason: String::new() }), ..record(9) };
         tasks.write(&ended).unwrap();
-        tasks.write_request("9", br#"{"entry_point":["x"],"env":["A=1"],"image_credentials":"u:pl4nted-1"}"#).unwrap();
+        tasks
+            .write_request("9", br#"{"entry_point":["x"],"env":["A=1"],"image_credentials":"u:pl4nted-1"}"#)
+            .unwrap();
         // Neither half written nor foreign files are tasks.
         std::fs::create_dir(state.join("tasks/11")).unwrap();
         std::fs::write(state.join("tasks/11/task.json"), "{").unwrap();

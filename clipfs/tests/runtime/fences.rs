@@ -123,3 +123,44 @@ async fn the_machines_network_only_where_it_is_allowed() {
     assert!(!blocked.stdout().contains(ours.to_str().unwrap()), "{blocked:?}");
     assert!(blocked.stdout().ends_with("\nlo\n"), "{blocked:?}");
 }
+
+/// A directory under overlayfs, as where the worker itself runs in a container; unmounted at the end.
+struct Overlay(std::path::PathBuf);
+
+impl Overlay {
+    fn mount(top: &Path, at: &Path) -> Self {
+        use nix::mount::{MsFlags, mount};
+        let tmpfs = top.join("layers");
+        for dir in [at, &tmpfs] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        mount(Some("tmpfs"), &tmpfs, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap();
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(tmpfs.join(name)).unwrap();
+        }
+        let dir = tmpfs.display();
+        let options = format!("lowerdir={dir}/lower,upperdir={dir}/upper,workdir={dir}/work");
+        mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        Self(top.to_owned())
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        for name in ["state", "layers"] {
+            let _ = nix::mount::umount2(&self.0.join(name), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_written_over_is_replaced_by_memory() {
+    let bench = Bench::new();
+    let _overlay = Overlay::mount(&bench.path(""), &bench.path("state"));
+    let runtime = bench.runtime().await;
+    let job = bench.script("echo new > /new && cat /new");
+    assert_eq!(bench.finish(&runtime, &job).await.ok().stdout(), "new\n");
+    assert!(job.run_dir.join("scratch/upper/new").exists(), "it was written to memory");
+    assert!(!job.dir.join("scratch").exists());
+    runtime.clean(&job).await.unwrap();
+}

@@ -8,7 +8,7 @@ use clipfs::worker::runtime::{ContainerRequestView, JobState, Program, Runtime};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Bench, is_running, output, script_request, until_says, with_program, within};
+use crate::support::{Bench, is_running, output, until_says, with_program, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -232,6 +232,26 @@ async fn without_an_oci_runtime_images_are_mounted_and_that_is_all() {
     within(runtime.stop(&job, HOUR)).await.unwrap();
     assert_eq!(within(runtime.wait(&job)).await.unwrap().exit_code, 0);
     runtime.clean(&job).await.unwrap();
-    let _ = script_request("");
     bench.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_machine_without_a_second_life_of_a_container_says_so() {
+    let bench = Bench::new();
+    let runtime = bench.runtime().await;
+    let job = bench.script("exec sleep 3600");
+    runtime.mount(&job).await.unwrap();
+    runtime.start(&job).await.unwrap();
+    // As after a reboot: the container is gone, and so is everything below the run directory.
+    kill(monitor_of(&job), Signal::SIGKILL).unwrap();
+    let kept = fs::read(job.dir.join("started.json")).unwrap();
+    within(runtime.wait(&job)).await.unwrap();
+    runtime.clean(&job).await.unwrap();
+    fs::create_dir_all(&job.dir).unwrap();
+    fs::write(job.dir.join("started.json"), kept).unwrap();
+    let runtime = bench.runtime().await;
+    let end = within(runtime.wait(&job)).await.unwrap();
+    assert_eq!((end.exit_code, end.code), (137, 13));
+    assert_eq!(end.reason.as_deref(), Some("the machine was started again while it ran"));
+    runtime.clean(&job).await.unwrap();
 }

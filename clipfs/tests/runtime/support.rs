@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use clipfs::worker::runtime::{
-    ContainerRequestView, End, Job, JobState, LogStream, Program, Runtime, RuntimeError, RuntimeOptions,
+    ContainerRequestView, End, Job, JobState, LogStream, Piece, Program, Runtime, RuntimeError,
+    RuntimeOptions,
 };
 use fixtures::image::ImageBuilder;
 use fixtures::layer::{Compress, Entry};
@@ -226,7 +227,7 @@ pub(crate) fn processes() -> impl Iterator<Item = u32> {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) end: End,
-    pub(crate) output: Vec<(LogStream, u64, Vec<u8>)>,
+    pub(crate) output: Vec<Piece>,
 }
 
 impl Ran {
@@ -265,7 +266,7 @@ pub(crate) fn script_request(script: &str) -> ContainerRequestView {
 }
 
 /// Everything that a container has written.
-pub(crate) async fn output(runtime: &Runtime, job: &Job) -> Vec<(LogStream, u64, Vec<u8>)> {
+pub(crate) async fn output(runtime: &Runtime, job: &Job) -> Vec<Piece> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
         let pieces = runtime.read_output(job, from, 100_000).await.unwrap();

@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::model::WorkspaceId;
 use crate::store::{SharedStore, StoreError};
 use crate::vault::keyring::Keyring;
-use crate::vault::rotation::{DataReport, DataScope, KekMode, KekReport, KeyStatus};
+use crate::vault::rotation::{DataReport, DataScope, KekMode, KekReport};
+use crate::vault::status::KeyStatus;
 use crate::vault::{Vault, VaultError};
 
 /// Where key encryption keys are: of the server and of `keys`.

@@ -1,6 +1,8 @@
 use super::*;
 use crate::model::{ImageId, Time, WorkspaceId};
+use crate::vault::keyring::Keyring;
 use crate::vault::memory::Memory;
+use crate::vault::rotation::DataScope;
 use crate::vault::tests::{CHANGE, World};
 
 const REGISTRY: &str = "r.example.com";
@@ -162,4 +164,18 @@ async fn a_tampered_row_is_an_error_and_is_noted() {
     assert!(audit[0].3.starts_with("DATA_LOSS"), "{}", audit[0].3);
     let shown = format!("{audit:?} {:?}", credentials(&world));
     assert!(fixtures::secret::find(shown.as_bytes()).is_none());
+}
+
+/// As between two statements of a reader: the row was read, then everything is sealed anew and the old key is gone.
+#[tokio::test]
+async fn a_rotation_between_two_reads_is_no_tampering() {
+    let world = World::new();
+    let row = world.put("w", "n", REGISTRY, BASIC.as_bytes()).await;
+    world.vault.rotate_data_keys(DataScope::All).await.unwrap();
+    let path = world.vault.keyring().path().to_owned();
+    let vault = Vault::new(Arc::clone(&world.store), Keyring::open(&path).unwrap());
+    assert!(matches!(vault.open(&row).await, Err(VaultError::Tampered(_))));
+    let credentials = Credentials { store: Arc::clone(&world.store), vault };
+    assert_eq!(credentials.open(&row).await.unwrap().expose_secret(), BASIC.as_bytes());
+    assert!(world.store.tables().audit.iter().all(|(_, action, ..)| action != "OpenSecret"));
 }

@@ -37,7 +37,7 @@ impl Dialect {
         }
     }
 
-    /// The end of a SELECT whose rows stay as they are until this transaction ends; others may hold them likewise.
+    /// The end of a SELECT whose rows stay as they are until this transaction ends; others may hold them so too.
     pub(super) const fn for_share(self) -> &'static str {
         match self {
             Self::Sqlite => "",

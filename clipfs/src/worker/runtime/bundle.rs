@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
@@ -31,7 +32,7 @@ const SHARES: i64 = 1024;
 const MIN_SHARES: u64 = 2;
 /// Most processes and threads of a container.
 const MAX_PIDS: i64 = 32_768;
-/// Open files: programs that use `select` break above the soft limit; others raise it.
+/// Open files: programs that use `select` break above the soft limit; others raise it up to the hard one (systemd's defaults).
 const NOFILE: (u64, u64) = (1024, 524_288);
 /// The kernel's limit for host names.
 const MAX_HOSTNAME: usize = 64;
@@ -115,7 +116,7 @@ impl Parts<'_> {
         let hostname = hostname(&self.job.request.hostname, &self.job.key)?;
         // What the builders refuse is what we forgot: a bug.
         self.build(hostname, resources)
-            .map_err(|e| RuntimeError::Monitor { key: self.job.key.clone(), reason: e.to_string() })
+            .map_err(|e| RuntimeError::Start { key: self.job.key.clone(), reason: e.to_string() })
     }
 
     fn build(&self, hostname: String, resources: LinuxResources) -> Result<Spec, OciSpecError> {
@@ -140,11 +141,9 @@ impl Parts<'_> {
             .gid(self.user.gid)
             .additional_gids(self.user.groups.clone())
             .build()?;
-        let files = PosixRlimitBuilder::default()
-            .typ(PosixRlimitType::RlimitNofile)
-            .soft(NOFILE.0)
-            .hard(NOFILE.1)
-            .build()?;
+        let (soft, hard) = open_files();
+        let files =
+            PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(soft).hard(hard).build()?;
         ProcessBuilder::default()
             .terminal(false)
             .user(user)
@@ -201,8 +200,7 @@ impl Parts<'_> {
 
     fn resources(&self) -> Result<LinuxResources, RuntimeError> {
         let request = &self.job.request;
-        let bug =
-            |e: OciSpecError| RuntimeError::Monitor { key: self.job.key.clone(), reason: e.to_string() };
+        let bug = |e: OciSpecError| RuntimeError::Start { key: self.job.key.clone(), reason: e.to_string() };
         let mut resources = LinuxResourcesBuilder::default().devices(devices().map_err(bug)?);
         if let Some((quota, shares)) = cpu(request.cpu)? {
             self.need(Controller::Cpu, "the processors", "cpu")?;
@@ -256,6 +254,12 @@ fn memory(mebibytes: i64) -> Result<Option<i64>, RuntimeError> {
     let bytes = mebibytes.checked_mul(1 << 20).filter(|bytes| *bytes > 0);
     let refuse = || request("memory", format!("{mebibytes} is no number of MiB"));
     bytes.ok_or_else(refuse).map(Some)
+}
+
+/// Soft and hard limit: no machine lets everybody raise its own.
+fn open_files() -> (u64, u64) {
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(NOFILE.0, |(_, hard)| hard.min(NOFILE.1));
+    (NOFILE.0.min(hard), hard)
 }
 
 fn request(field: &'static str, reason: String) -> RuntimeError {

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use crate::exit;
 
 /// `INVALID_ARGUMENT`: the request or the image asks for what cannot be done, on no machine.
-pub const INVALID_ARGUMENT: i32 = 3;
+pub(super) const INVALID_ARGUMENT: i32 = 3;
 /// `NOT_FOUND`: the registry has no such image.
-pub const NOT_FOUND: i32 = 5;
+pub(super) const NOT_FOUND: i32 = 5;
 /// `RESOURCE_EXHAUSTED`: a limit of the request was reached.
-pub const RESOURCE_EXHAUSTED: i32 = 8;
+pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
 /// `FAILED_PRECONDITION`: credentials, or something of this machine that somebody has to mend.
-pub const FAILED_PRECONDITION: i32 = 9;
+pub(super) const FAILED_PRECONDITION: i32 = 9;
 /// `INTERNAL`: this machine, or a bug.
-pub const INTERNAL: i32 = 13;
+pub(super) const INTERNAL: i32 = 13;
 /// `UNAVAILABLE`: passes by itself, or is better elsewhere.
-pub const UNAVAILABLE: i32 = 14;
+pub(super) const UNAVAILABLE: i32 = 14;
 
 /// Why something could not be done for a container.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,14 @@ pub enum RuntimeError {
     /// The container's program cannot be started as the request and the image say.
     #[error("the container's program cannot be started: {0}")]
     Program(String),
+    /// The OCI runtime, or this machine, cannot start the container.
+    #[error("container {key} cannot be started: {reason}")]
+    Start {
+        /// The job.
+        key: String,
+        /// The OCI runtime's own words, mostly.
+        reason: String,
+    },
     /// The OCI runtime does not do what it is told.
     #[error("{program} failed to {what}: {reason}")]
     Oci {
@@ -143,6 +151,7 @@ impl RuntimeError {
             | Self::NotStarted(_) => FAILED_PRECONDITION,
             Self::Mount { .. }
             | Self::Unmount { .. }
+            | Self::Start { .. }
             | Self::Oci { .. }
             | Self::Monitor { .. }
             | Self::Io { .. }

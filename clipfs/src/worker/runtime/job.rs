@@ -14,7 +14,7 @@ pub struct Job {
     pub key: String,
     /// Its state, which survives a reboot: `<state-dir>/tasks/<key>`.
     pub dir: PathBuf,
-    /// What does not: `<run-dir>/<key>`, on a tmpfs.
+    /// What does not: `<run-dir>/<key>`, on a tmpfs. All of it goes with [`super::Runtime::clean`], whoever has made it.
     pub run_dir: PathBuf,
     /// Reference with digest.
     pub image: String,

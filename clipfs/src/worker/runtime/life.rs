@@ -267,7 +267,7 @@ pub(super) async fn launch(options: &RuntimeOptions, job: &Job) -> Result<Starte
                 if ended.code == super::error::INVALID_ARGUMENT {
                     return Err(RuntimeError::Program(reason));
                 }
-                Err(failed(reason))
+                Err(RuntimeError::Start { key: job.key.clone(), reason })
             }
             Err(e) => Err(failed(e.to_string())),
         },

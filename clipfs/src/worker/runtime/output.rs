@@ -41,6 +41,9 @@ impl LogStream {
     }
 }
 
+/// A piece of output: stream, offset of its first byte, bytes.
+pub type Piece = (LogStream, u64, Vec<u8>);
+
 /// The writing end, up to a number of bytes of data.
 pub(super) struct Writer {
     file: File,
@@ -107,12 +110,7 @@ pub(super) struct Place {
 
 /// Pieces from an offset on, at most `limit` bytes of data of them (but at least one piece, if there is one), and the place of
 /// the first record that was not handed out whole. `near` is a place at or before the offset.
-pub(super) fn read(
-    path: &Path,
-    near: Place,
-    from: u64,
-    limit: usize,
-) -> io::Result<(Vec<(LogStream, u64, Vec<u8>)>, Place)> {
+pub(super) fn read(path: &Path, near: Place, from: u64, limit: usize) -> io::Result<(Vec<Piece>, Place)> {
     let mut found = Vec::new();
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -176,7 +174,7 @@ mod tests {
     use super::*;
     use LogStream::{Stderr, Stdout};
 
-    fn all(path: &Path, from: u64, limit: usize) -> Vec<(LogStream, u64, Vec<u8>)> {
+    fn all(path: &Path, from: u64, limit: usize) -> Vec<Piece> {
         read(path, Place::default(), from, limit).unwrap().0
     }
 

@@ -184,9 +184,7 @@ impl Shared {
     fn leave(&self, lock: Lock, key: &str) -> Result<(), RuntimeError> {
         let user = self.users().join(key);
         match fs::remove_file(&user) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(RuntimeError::io("remove", &user)(e));
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(RuntimeError::io("remove", &user)(e)),
             _ => self.close_unused(lock),
         }
     }

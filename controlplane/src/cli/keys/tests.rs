@@ -1,7 +1,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::vault::rotation::KekStatus;
+use crate::vault::status::KekStatus;
 
 #[derive(Debug, Parser)]
 struct Line {

@@ -65,7 +65,8 @@ const FIRST_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161772bb030
 #[test]
 fn another_description_does_not_open() {
     let record = seal(&key(1), &KeyId::from("k"), &secret(), b"v");
-    let changes: [(&str, fn(&mut Secret)); 8] = [
+    type Change = fn(&mut Secret);
+    let changes: [(&str, Change); 8] = [
         ("workspace", |s| s.workspace_id = WorkspaceId::from("w-2")),
         ("secret", |s| s.secret_id = SecretId::from("s-2")),
         ("older", |s| s.version = 2),

@@ -1,1 +1,0 @@
-//! The agent against a scripted control plane, with containers that are none.
