@@ -161,7 +161,9 @@ impl Server {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
+        // A new reporter says SERVING.
         let health = HealthReporter::new();
+        readiness::not_serving(&health).await;
         let store = SharedStore::clone(&parts.store);
         let metrics = Arc::new(Metrics::new(Arc::clone(&parts.counters)));
         let mut routes =
@@ -216,7 +218,7 @@ impl Server {
         let health = self.health.clone();
         let signal = async move {
             stop.await;
-            readiness::stop(&health).await;
+            readiness::not_serving(&health).await;
             // Nobody left to hear it: nothing to do.
             let _ = stopping.send(true);
         };

@@ -148,9 +148,9 @@ pub(super) struct ServeArgs {
     /// Let anybody ask what is spoken here
     #[arg(long)]
     pub(super) reflection: bool,
-    /// Seconds without a heartbeat until a worker is lost [default: 20]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=3600))]
-    pub(super) lease: Option<u64>,
+    /// Time without a heartbeat until a worker is lost, 2s to 1h [default: 20s]
+    #[arg(long, value_name = "TIME", value_parser = super::settings::lease)]
+    pub(super) lease: Option<std::time::Duration>,
     /// Let tenants name registries in private networks [default: only where the address is loopback]
     #[arg(long)]
     pub(super) private_registries: Option<bool>,
@@ -213,7 +213,7 @@ pub(super) enum TokenCommand {
         #[arg(long, group = "kind")]
         admin: bool,
         /// The only node that may use it [default: the first that does]
-        #[arg(long, requires = "worker")]
+        #[arg(long, requires = "worker", conflicts_with_all = ["admin", "workspace"])]
         node: Option<String>,
         /// How long it lives: 30m, 12h, 90d [default: for ever]
         #[arg(long, value_name = "TIME", value_parser = super::settings::duration)]

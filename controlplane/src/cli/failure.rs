@@ -45,7 +45,7 @@ pub(super) enum Failure {
         source: io::Error,
     },
     /// The server's answer.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Status(Box<Status>),
     /// The server cannot be reached.
     #[error("cannot reach {server}")]
@@ -164,6 +164,11 @@ impl Failure {
             let _ = writeln!(stderr, "hint: {hint}");
         }
     }
+}
+
+/// The server's sentence; of a server that has none, the code's.
+fn said(status: &Status) -> &str {
+    if status.message().is_empty() { status.code().description() } else { status.message() }
 }
 
 fn store(error: &StoreError) -> u8 {

@@ -19,7 +19,7 @@ use crate::scheduler::{Scheduler, SchedulerOptions};
 use crate::server::{Parts, Server, ServerOptions, TlsFiles};
 use crate::service::WorkerSettings;
 use crate::store::{self, SharedStore};
-use crate::vault::Vault;
+use crate::vault::{Vault, VaultError};
 
 /// Where there is another database: unfinished indexes only.
 const DEFAULT_DATA_DIR: &str = "/var/lib/clipfs";
@@ -52,6 +52,11 @@ pub(super) async fn run(
     let mut kek = args.kek.clone();
     kek.kek_file = kek.kek_file.or(settings.kek_file.clone());
     let vault = Vault::new(SharedStore::clone(&shared), kek.keyring(&shared, key_dir.as_deref()).await?);
+    // A key that wraps something and is not here would fail one run after the other: say so now.
+    let status = vault.key_status().await?;
+    if let Some(kek) = status.keks.iter().find(|kek| kek.role == "missing") {
+        return Err(VaultError::NoKek(kek.kek_id.clone()).into());
+    }
     let credentials = Credentials { store: SharedStore::clone(&shared), vault: vault.clone() };
 
     let private = args.private_registries.or(settings.private_registries);
@@ -136,9 +141,9 @@ fn server_options(args: &ServeArgs, insecure_plaintext: bool, settings: &Setting
     }
 }
 
-fn worker_settings(lease: Option<u64>) -> WorkerSettings {
+fn worker_settings(lease: Option<Duration>) -> WorkerSettings {
     let default = WorkerSettings::default();
-    let lease = lease.map_or(default.lease, Duration::from_secs);
+    let lease = lease.unwrap_or(default.lease);
     WorkerSettings { lease, heartbeat: (lease / BEATS_OF_A_LEASE).max(Duration::from_secs(1)), ..default }
 }
 

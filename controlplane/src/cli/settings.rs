@@ -28,7 +28,8 @@ pub(super) struct Settings {
     pub(super) tls_key: Option<PathBuf>,
     pub(super) client_ca: Option<PathBuf>,
     pub(super) metrics: Option<SocketAddr>,
-    pub(super) lease: Option<u64>,
+    #[serde(deserialize_with = "lease_text")]
+    pub(super) lease: Option<Duration>,
     pub(super) private_registries: Option<bool>,
     pub(super) hosts_dir: Option<PathBuf>,
     pub(super) server: Option<String>,
@@ -105,6 +106,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     };
     let seconds = number.checked_mul(unit).filter(|seconds| *seconds > 0).ok_or_else(wrong)?;
     Ok(Duration::from_secs(seconds))
+}
+
+/// A lease's length: shorter ones end while a heartbeat is on its way, longer ones keep containers waiting.
+pub(super) fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    let allowed = Duration::from_secs(2)..=Duration::from_secs(3600);
+    allowed.contains(&lease).then_some(lease).ok_or_else(|| "a lease lasts 2s to 1h".to_owned())
+}
+
+fn lease_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text: String = serde::Deserialize::deserialize(from)?;
+    lease(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// `2`, `0.5`, `500m`: thousandths of a core.

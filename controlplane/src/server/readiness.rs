@@ -37,14 +37,14 @@ pub(super) async fn follow(health: HealthReporter, store: SharedStore, mut stopp
     }
 }
 
-/// The server stops.
-pub(super) async fn stop(health: &HealthReporter) {
+/// Before the first look at the database, and when the server stops.
+pub(super) async fn not_serving(health: &HealthReporter) {
     set(health, ServingStatus::NotServing).await;
 }
 
-/// Of the server as a whole, and of each service.
+/// Of each service, then of the server as a whole.
 async fn set(health: &HealthReporter, status: ServingStatus) {
-    for name in std::iter::once("").chain(NAMES) {
+    for name in NAMES.into_iter().chain([""]) {
         health.set_service_status(name, status).await;
     }
 }

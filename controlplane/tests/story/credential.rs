@@ -15,7 +15,10 @@ fn a_rotated_secret_is_used_by_the_next_run_and_by_a_running_mount() {
 
     // It reads a file that nobody has fetched, after the rotation.
     let program = "cat; sha256sum </data/big";
-    let mut running = world.client(&token, &["run", "app", "--name", "long", "--", "/bin/sh", "-c", "sleep 6; sha256sum </data/big"]);
+    let mut running = world.client(
+        &token,
+        &["run", "app", "--name", "long", "--", "/bin/sh", "-c", "sleep 6; sha256sum </data/big"],
+    );
     let running = running.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let _ = program;
     until("it runs", || world.json(&token, &["ps"])[0]["state"] == "running");

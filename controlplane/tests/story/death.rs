@@ -20,7 +20,10 @@ fn number(name: &str, default: u64) -> u64 {
 fn submit(world: &World, token: &std::path::Path, name: &str, program: &str) {
     let began = Instant::now();
     loop {
-        let args = ["run", "app", "--detach", "--name", name, "--cpu", "200m", "--memory", "64MiB", "--", "/bin/sh", "-c", program];
+        let args = [
+            "run", "app", "--detach", "--name", name, "--cpu", "200m", "--memory", "64MiB", "--", "/bin/sh",
+            "-c", program,
+        ];
         let output = world.client(token, &args).output().unwrap();
         if output.status.success() {
             return;

@@ -12,8 +12,16 @@ fn python(world: &World, token: &Path, arguments: &[&str]) -> Value {
     let fixtures = std::env::var("CLIPFS_FIXTURES").expect("CLIPFS_FIXTURES: `make test` sets it");
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(Path::new(&fixtures).join("python/bin/python"));
-    command.arg(here.join("tests/story/client.py")).arg(here.join("api/proto")).arg(world.address(0)).arg(token);
-    command.args(arguments).env("REGISTRY_USER", USER).env("USERNAME", USER).env("PASSWORD", secret("registry 1"));
+    command
+        .arg(here.join("tests/story/client.py"))
+        .arg(here.join("api/proto"))
+        .arg(world.address(0))
+        .arg(token);
+    command
+        .args(arguments)
+        .env("REGISTRY_USER", USER)
+        .env("USERNAME", USER)
+        .env("PASSWORD", secret("registry 1"));
     command.env("TMPDIR", world.dir.path());
     let output = command.output().expect("a Python environment: `make test` makes it");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -29,7 +37,10 @@ fn base_image_creds_are_names_or_values() {
 
     let made = python(&world, &token, &["create-image", &image, r#"["USERNAME", "PASSWORD"]"#, "by-names"]);
     assert_eq!(made["image_id"], "by-names", "{made}");
-    assert!(made["credential_secret_name"].as_str().unwrap().starts_with("oci-registry-127-0-0-1-"), "{made}");
+    assert!(
+        made["credential_secret_name"].as_str().unwrap().starts_with("oci-registry-127-0-0-1-"),
+        "{made}"
+    );
 
     let values = serde_json::json!({ "USERNAME": USER, "PASSWORD": secret("registry 1") }).to_string();
     let again = python(&world, &token, &["create-image", &image, &values, "by-values"]);

@@ -19,7 +19,20 @@ fn three_replicas_lose_nothing_and_double_nothing() {
     let mut clients = Vec::new();
     for n in 0..60 {
         let name = format!("run-{n:04}");
-        let args = ["run", "app", "--detach", "--name", &name, "--cpu", "500m", "--memory", "64MiB", "--", "/bin/echo", "begin"];
+        let args = [
+            "run",
+            "app",
+            "--detach",
+            "--name",
+            &name,
+            "--cpu",
+            "500m",
+            "--memory",
+            "64MiB",
+            "--",
+            "/bin/echo",
+            "begin",
+        ];
         let mut client = world.client(&token, &args);
         client.env("CLIPFS_SERVER", format!("http://{}", world.address(n % 3)));
         clients.push(client.stdout(std::process::Stdio::null()).spawn().unwrap());

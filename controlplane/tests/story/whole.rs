@@ -18,7 +18,8 @@ fn tell(mut world: World) {
     let made = world.create_image(&token, "app", &password);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 
-    let output = world.run(&token, &["app", "--", "/bin/sh", "-c", "id -u; echo $FROM_IMAGE; echo to stderr >&2; exit 7"]);
+    let output = world
+        .run(&token, &["app", "--", "/bin/sh", "-c", "id -u; echo $FROM_IMAGE; echo to stderr >&2; exit 7"]);
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nyes\n");
     assert!(String::from_utf8_lossy(&output.stderr).contains("to stderr"), "{output:?}");
@@ -48,11 +49,12 @@ fn link(url: &str, image: &str) -> (String, String) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let pool = sqlx::any::AnyPoolOptions::new().max_connections(1).connect(url).await.unwrap();
-        let row = sqlx::query("SELECT credential_secret_name, credential_secret_id FROM image WHERE image_id = $1")
-            .bind(image)
-            .fetch_one(&pool)
-            .await
-            .unwrap();
+        let row =
+            sqlx::query("SELECT credential_secret_name, credential_secret_id FROM image WHERE image_id = $1")
+                .bind(image)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
         (row.get(0), row.get(1))
     })
 }

@@ -66,7 +66,11 @@ pub(crate) fn clipfs() -> PathBuf {
 
 fn sibling(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_controlplane")).with_file_name(name);
-    assert!(path.is_file(), "there is no {}: `cargo build -p {name}` builds it for this test", path.display());
+    assert!(
+        path.is_file(),
+        "there is no {}: `cargo build -p {name}` builds it for this test",
+        path.display()
+    );
     path
 }
 
@@ -85,7 +89,9 @@ pub(crate) fn busybox() -> Image {
         Entry::file("etc/group", "root:x:0:\napp:x:1000:\n"),
         Entry::dir("tmp/").mode(0o1777),
     ];
-    for applet in ["sh", "echo", "cat", "sleep", "id", "env", "true", "false", "ls", "sha256sum", "test", "kill"] {
+    for applet in
+        ["sh", "echo", "cat", "sleep", "id", "env", "true", "false", "ls", "sha256sum", "test", "kill"]
+    {
         entries.push(Entry::symlink(format!("bin/{applet}"), "busybox"));
     }
     let later = [
@@ -140,7 +146,9 @@ impl World {
         let auth = self.dir.path().join("skopeo.json");
         write_auth_file(&auth, self.registry.address(), USER, &secret("registry 1"));
         let mut command = Command::new("skopeo");
-        command.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--authfile"]).arg(&auth);
+        command
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--authfile"])
+            .arg(&auth);
         command.arg(format!("oci:{}:x", layout.path().display()));
         command.arg(format!("docker://{}/{name}", self.registry.address()));
         succeeded(&mut command);
@@ -184,7 +192,11 @@ impl World {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("the control plane ended: {status}\n{}", self.logged("server.log"));
             }
-            assert!(began.elapsed() < PATIENCE, "the control plane does not listen:\n{}", self.logged("server.log"));
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the control plane does not listen:\n{}",
+                self.logged("server.log")
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         child
@@ -271,7 +283,17 @@ impl World {
         let mut command = Command::new(clipfs());
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("CLIPFS_RUN_DIR", self.dir.path().join(name).join("mounts"));
-        command.args(["worker", "--node", name, "--cpu", "8000m", "--memory", "8GiB", "--log-level", "debug"]);
+        command.args([
+            "worker",
+            "--node",
+            name,
+            "--cpu",
+            "8000m",
+            "--memory",
+            "8GiB",
+            "--log-level",
+            "debug",
+        ]);
         command.arg("--control-plane").arg(format!("http://{}", self.address(0)));
         command.arg("--token-file").arg(self.dir.path().join(format!("{name}.token")));
         command.arg("--state-dir").arg(self.dir.path().join(name).join("state"));
@@ -321,7 +343,8 @@ impl World {
     /// Mounts, processes and directories of ours that are still there.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let ours = self.dir.path().display().to_string();
-        let runs = Path::new("/run").join(format!("clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap()));
+        let runs = Path::new("/run")
+            .join(format!("clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap()));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let ours = |text: &str| text.contains(&ours) || text.contains(runs.to_str().unwrap());
         mounts.lines().filter(|line| ours(line)).map(|line| format!("mount: {line}")).collect()
@@ -331,7 +354,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for name in ["server.log".to_owned()].into_iter().chain(self.workers.iter().map(|w| format!("{}.log", w.name))) {
+            for name in ["server.log".to_owned()]
+                .into_iter()
+                .chain(self.workers.iter().map(|w| format!("{}.log", w.name)))
+            {
                 let text = self.logged(&name);
                 let tail: Vec<&str> = text.lines().rev().take(60).collect();
                 eprintln!("--- {name}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
@@ -347,11 +373,16 @@ impl Drop for World {
         let ours = self.dir.path().display().to_string();
         let runs = format!("/run/clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap());
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
             if pid != std::process::id().cast_signed() && (line.contains(&ours) || line.contains(&runs)) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
         for _ in 0..3 {
@@ -379,7 +410,12 @@ pub(crate) fn succeeded(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     let name = Path::new(command.get_program()).file_name().unwrap().to_owned();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name:?} {:?}: {}\n{text}", command.get_args().collect::<Vec<_>>(), output.status);
+    assert!(
+        output.status.success(),
+        "{name:?} {:?}: {}\n{text}",
+        command.get_args().collect::<Vec<_>>(),
+        output.status
+    );
     output
 }
 

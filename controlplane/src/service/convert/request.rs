@@ -175,10 +175,11 @@ mod write {
     fn of_number(field: &str, number: f64) -> Result<Value, NotARequest> {
         /// Whole numbers up to here are exact: 2^53.
         const EXACT: f64 = 9_007_199_254_740_992.0;
-        if number.fract() == 0.0 && number.abs() <= EXACT {
-            if let Ok(whole) = format!("{number:.0}").parse::<i64>() {
-                return Ok(whole.into());
-            }
+        if number.fract() == 0.0
+            && number.abs() <= EXACT
+            && let Ok(whole) = format!("{number:.0}").parse::<i64>()
+        {
+            return Ok(whole.into());
         }
         let number =
             Number::from_f64(number).ok_or_else(|| NotARequest(format!("{field} must be finite")))?;
