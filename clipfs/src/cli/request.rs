@@ -37,8 +37,8 @@ impl Request {
         let path = std::path::absolute(argument).map_err(refuse)?;
         // What is not there is told by whoever reads it.
         let is_file = std::fs::metadata(&path).map_or(true, |found| found.is_file());
-        // `/dev/stdin` and `/dev/fd/N` are something else in every process.
-        let is_ours_alone = ["/dev", "/proc"].iter().any(|dir| path.starts_with(dir));
+        // They are something else in every process. `/dev/shm` is a file system like any other.
+        let is_ours_alone = ["/dev/stdin", "/dev/fd", "/proc"].iter().any(|dir| path.starts_with(dir));
         if is_file && !is_ours_alone {
             return Ok(Self { path, held: None });
         }

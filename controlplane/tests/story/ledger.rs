@@ -29,19 +29,24 @@ impl Ledger {
             for row in rows.fetch_all(&pool).await.unwrap() {
                 ledger.containers.insert(row.get(0), (row.get(1), row.get(2), row.get(3), row.get(4)));
             }
-            for row in sqlx::query("SELECT container_id, container FROM event").fetch_all(&pool).await.unwrap() {
+            for row in
+                sqlx::query("SELECT container_id, container FROM event").fetch_all(&pool).await.unwrap()
+            {
                 let event: serde_json::Value = serde_json::from_str(row.get(1)).unwrap();
                 if ["exited", "failed"].contains(&event["state"].as_str().unwrap()) {
                     *ledger.finals.entry(row.get(0)).or_default() += 1;
                 }
             }
-            for row in sqlx::query("SELECT container_id, attempt, data FROM log").fetch_all(&pool).await.unwrap() {
+            for row in
+                sqlx::query("SELECT container_id, attempt, data FROM log").fetch_all(&pool).await.unwrap()
+            {
                 let said: Vec<u8> = row.get(2);
                 let count = String::from_utf8_lossy(&said).matches("begin").count();
                 *ledger.begun.entry((row.get(0), row.get(1))).or_default() += count;
             }
             ledger.outbox = sqlx::query("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.unwrap().get(0);
-            let query = "SELECT COUNT(*) FROM worker WHERE live = 1 AND (free_cpu <> total_cpu OR containers <> 0)";
+            let query =
+                "SELECT COUNT(*) FROM worker WHERE live = 1 AND (free_cpu <> total_cpu OR containers <> 0)";
             ledger.reserved = sqlx::query(query).fetch_one(&pool).await.unwrap().get(0);
             ledger
         })
@@ -49,7 +54,8 @@ impl Ledger {
 
     /// Runs that have not ended.
     pub(crate) fn open(&self) -> Vec<&str> {
-        let open = self.containers.iter().filter(|(_, (state, ..))| !["exited", "failed"].contains(&state.as_str()));
+        let open =
+            self.containers.iter().filter(|(_, (state, ..))| !["exited", "failed"].contains(&state.as_str()));
         open.map(|(id, _)| id.as_str()).collect()
     }
 

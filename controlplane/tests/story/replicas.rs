@@ -41,10 +41,15 @@ fn three_replicas_lose_nothing_and_double_nothing() {
             clients.drain(..).for_each(|mut client| assert!(client.wait().unwrap().success()));
         }
     }
-    until("all have ended", || {
+    let began = std::time::Instant::now();
+    loop {
         let ledger = Ledger::read(world.url());
-        ledger.containers.len() == accepted.len() && ledger.open().is_empty()
-    });
+        if ledger.containers.len() == accepted.len() && ledger.open().is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < crate::world::PATIENCE, "{ledger:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
     until("everything is settled", || {
         let ledger = Ledger::read(world.url());
         ledger.outbox == 0 && ledger.reserved == 0 && world.leftovers().is_empty()

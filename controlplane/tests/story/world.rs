@@ -209,11 +209,6 @@ impl World {
         self.servers[n].child = self.serve(port);
     }
 
-    /// kill -9.
-    pub(crate) fn kill_server(&mut self, n: usize) {
-        kill9(&mut self.servers[n].child);
-    }
-
     pub(crate) fn server_pids(&self) -> Vec<u32> {
         self.servers.iter().map(|server| server.child.id()).collect()
     }
@@ -308,7 +303,7 @@ impl World {
     /// On tmpfs: it holds credentials.
     pub(crate) fn run_dir(&self, worker: &str) -> PathBuf {
         let ours = self.dir.path().file_name().unwrap().to_str().unwrap().to_owned();
-        Path::new("/run").join(format!("clipfs-{ours}")).join(worker)
+        Path::new("/dev/shm").join(format!("clipfs-{ours}")).join(worker)
     }
 
     /// kill -9 of the worker alone.
@@ -343,7 +338,7 @@ impl World {
     /// Mounts, processes and directories of ours that are still there.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let ours = self.dir.path().display().to_string();
-        let runs = Path::new("/run")
+        let runs = Path::new("/dev/shm")
             .join(format!("clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap()));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let ours = |text: &str| text.contains(&ours) || text.contains(runs.to_str().unwrap());
@@ -371,7 +366,7 @@ impl Drop for World {
         }
         // What containers have left.
         let ours = self.dir.path().display().to_string();
-        let runs = format!("/run/clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap());
+        let runs = format!("/dev/shm/clipfs-{}", self.dir.path().file_name().unwrap().to_str().unwrap());
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
