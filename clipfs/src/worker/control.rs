@@ -91,7 +91,8 @@ fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, WorkerError> {
     let text = Zeroizing::new(std::fs::read(path).map_err(WorkerError::io("read the token in", path))?);
     let refuse = || WorkerError::Options(format!("{} does not hold a token", path.display()));
     let token = std::str::from_utf8(&text).map_err(|_| refuse())?.trim();
-    if token.is_empty() || token.len() > MAX_TOKEN {
+    // What may stand in a header: other bytes would pass there, and be refused as if the token were a wrong one.
+    if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(refuse());
     }
     let bearer = Zeroizing::new(format!("Bearer {token}"));
