@@ -2,10 +2,12 @@
 //!
 //! | module | |
 //! | --- | --- |
+//! | `memory` | the run directory's own tmpfs |
 //! | [`options`], [`capacity`] | what the operator says, what the machine has |
 //! | [`link`] | the connection: registers, streams, comes again for ever |
 //! | [`agent`] | what is here: takes what the control plane says, knows every task |
 //! | `task`, [`tasks`] | one container from dispatch to end, and what is written down about it |
+//! | `refresh` | newer credentials for mounts that are there |
 //! | [`outbox`] | what the control plane must be told, until it has taken it |
 //! | [`indexes`] | clip indexes: from the cache, else from the control plane |
 //! | [`runtime`] | mounts, containers, cgroups of this machine |
@@ -26,8 +28,10 @@ mod control;
 mod engine;
 pub mod indexes;
 pub mod link;
+mod memory;
 pub mod options;
 pub mod outbox;
+mod refresh;
 pub mod runtime;
 mod task;
 pub mod tasks;
@@ -37,6 +41,7 @@ pub use capacity::NodeCapacity;
 pub use options::Options;
 
 use control::Control;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use runtime::{Runtime, RuntimeError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -58,10 +63,15 @@ pub enum WorkerError {
         source: std::io::Error,
     },
     /// Credentials would be written to a disk.
-    #[error("run directory {0} is not on a tmpfs: credentials would be written to a disk")]
-    NotMemory(PathBuf),
-    /// Another worker has the state directory.
-    #[error("another worker uses state directory {0}")]
+    #[error("run directory {path} is not on a tmpfs, and {reason}: credentials would be written to a disk")]
+    NotMemory {
+        /// The directory.
+        path: PathBuf,
+        /// Why it cannot be helped.
+        reason: String,
+    },
+    /// Another worker has the state directory, or the run directory.
+    #[error("another worker uses directory {0}")]
     Taken(PathBuf),
     /// Containers cannot be run here.
     #[error(transparent)]
@@ -83,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), WorkerError> {
     let listen = |kind| signal(kind).map_err(WorkerError::io("listen for", "signals"));
     let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let drain = listen(SignalKind::user_defined1())?;
+    raise_open_files();
     let control = Control::new(&options)?;
     let tasks = tasks::Tasks::open(&options.state_dir, &options.run_dir, options.secrets_on_disk)?;
     let indexes = indexes::Indexes::open(&options.runtime.cache_dir)?;
@@ -98,8 +109,21 @@ pub async fn run(options: Options) -> Result<(), WorkerError> {
     let settled = agent.settle().await;
     agent.last_words().await;
     link.abort();
+    // It may be in the middle of taking a message.
+    let _ = link.await;
+    if settled.is_some() && agent.is_idle() {
+        agent.store.close();
+    }
     drop(settled);
     Ok(())
+}
+
+/// Each container takes some descriptors: as many as this process may have. Containers get their own limits.
+fn raise_open_files() {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    if let Err(errno) = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard)) {
+        tracing::warn!(%errno, "the limit of open files stays as it is");
+    }
 }
 
 async fn until(mut terminate: Signal, mut interrupt: Signal) {

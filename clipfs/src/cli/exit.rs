@@ -43,7 +43,7 @@ pub(super) fn code(failure: &Failure) -> u8 {
 fn worker(error: &WorkerError) -> u8 {
     match error {
         WorkerError::Options(_) => USAGE,
-        WorkerError::NotMemory(_) | WorkerError::Runtime(_) => CONFIG,
+        WorkerError::NotMemory { .. } | WorkerError::Runtime(_) => CONFIG,
         WorkerError::Taken(_) => UNAVAILABLE,
         WorkerError::Io { source, .. } => exit::io(source),
     }

@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     pub(crate) device: String,
     pub(crate) mountpoint: PathBuf,
     pub(crate) fs_type: String,
+    /// What is mounted, as whoever mounted it says.
+    pub(crate) source: String,
 }
 
 impl Entry {
@@ -89,7 +91,8 @@ fn parse(table: &[u8]) -> impl Iterator<Item = Entry> {
         let mut rest = fields.skip_while(|field| *field != b"-");
         rest.next()?;
         let fs_type = String::from_utf8(rest.next()?.to_vec()).ok()?;
-        Some(Entry { device, mountpoint: PathBuf::from(mountpoint), fs_type })
+        let source = String::from_utf8_lossy(rest.next().unwrap_or_default()).into_owned();
+        Some(Entry { device, mountpoint: PathBuf::from(mountpoint), fs_type, source })
     })
 }
 

@@ -33,6 +33,7 @@ mod monitor;
 mod output;
 mod overlay;
 mod program;
+mod remove;
 mod seccomp;
 mod shared;
 mod user;
@@ -176,6 +177,14 @@ pub struct End {
     pub reason: Option<String>,
     /// Code of gRPC's error model that says the same as the reason; 0 = the program ran and ended.
     pub code: i32,
+}
+
+impl End {
+    /// Whether it ended with its machine, which has been started again since: nobody's fault, and to be run again.
+    #[must_use]
+    pub const fn is_machines(&self) -> bool {
+        self.code == error::UNAVAILABLE
+    }
 }
 
 /// How far a job has come.
@@ -333,8 +342,7 @@ impl Runtime {
         let credentials = image_credentials.clone();
         blocking(&job.key, move || {
             shared::write_request(&job_, &credentials)?;
-            let shared = Shared::of(&run_dir, &job_);
-            if shared.has_user(&job_.key) { shared.take_request(&job_) } else { Ok(()) }
+            Shared::of(&run_dir, &job_).renew(&job_)
         })
         .await
     }
@@ -453,6 +461,11 @@ impl Inner {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(job.key.clone(), place);
         Ok(found)
     }
+}
+
+/// Removes a directory of ours and what a container has put into it, unless something is mounted there. Blocking.
+pub(super) fn remove_dir(path: &Path) -> Result<(), RuntimeError> {
+    overlay::remove(path)
 }
 
 /// Name of the worker's cgroup: several workers share a machine.

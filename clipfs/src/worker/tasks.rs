@@ -5,16 +5,16 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use credplugin::ContainerRequest;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::WorkerError;
-use super::runtime::{ContainerRequestView, Job};
+use super::runtime::{ContainerRequestView, Job, remove_dir};
+use super::{WorkerError, memory};
 
 /// Name of a task's file.
 const TASK: &str = "task.json";
@@ -98,32 +98,54 @@ impl Record {
 pub struct Tasks {
     state_dir: PathBuf,
     run_dir: PathBuf,
-    /// As long as this is held, no other worker begins here.
-    _lock: Flock<File>,
+    /// As long as these are held, no other worker begins here.
+    locks: Mutex<Locks>,
+}
+
+#[derive(Debug)]
+struct Locks {
+    _state_dir: Flock<File>,
+    /// And what is mounted over it: whoever looks before that is mounted, and whoever looks after.
+    run_dir: Vec<Flock<File>>,
 }
 
 impl Tasks {
     /// Makes the directories and takes hold of them.
     ///
     /// # Errors
-    /// They cannot be made, another worker has them, or the run directory is on a disk and may not.
+    /// They cannot be made, another worker has them, or the run directory is on a disk, may not, and cannot be replaced (see [`super::memory`]).
     pub fn open(state_dir: &Path, run_dir: &Path, secrets_on_disk: bool) -> Result<Self, WorkerError> {
         let absolute = |path: &Path| std::path::absolute(path).map_err(WorkerError::io("find", path));
         let (state_dir, run_dir) = (absolute(state_dir)?, absolute(run_dir)?);
         for dir in [&state_dir, &state_dir.join("tasks"), &run_dir] {
             make_private(dir).map_err(WorkerError::io("make", dir))?;
         }
-        let kind =
-            statfs(&run_dir).map_err(|e| WorkerError::io("look at", &run_dir)(e.into()))?.filesystem_type();
-        if !secrets_on_disk && kind != TMPFS_MAGIC {
-            return Err(WorkerError::NotMemory(run_dir));
-        }
         let path = state_dir.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(WorkerError::io("open", &path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| WorkerError::Taken(state_dir.clone()))?;
-        Ok(Self { state_dir, run_dir, _lock: lock })
+        let state = hold(file, &state_dir)?;
+        let hold_run_dir = || {
+            let file = File::open(&run_dir).map_err(WorkerError::io("open", &run_dir))?;
+            hold(file, &run_dir)
+        };
+        let mut locks = Locks { _state_dir: state, run_dir: vec![hold_run_dir()?] };
+        if !secrets_on_disk && memory::ensure(&run_dir)? {
+            locks.run_dir.push(hold_run_dir()?);
+        }
+        Ok(Self { state_dir, run_dir, locks: Mutex::new(locks) })
+    }
+
+    /// Whether nothing is written down. Blocking.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        std::fs::read_dir(self.state_dir.join("tasks")).is_ok_and(|mut list| list.next().is_none())
+    }
+
+    /// Gives back the memory of the run directory, if it was mounted for it and nothing is there. Nothing may be written any more. Blocking.
+    pub fn close(&self) {
+        // What is open cannot be unmounted.
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).run_dir.clear();
+        memory::release(&self.run_dir);
     }
 
     /// What is written down, oldest dispatch first. What cannot be read is left to whoever reaps.
@@ -200,10 +222,7 @@ impl Tasks {
     /// The disk's.
     pub fn remove(&self, key: &str) -> io::Result<()> {
         for dir in [self.run_dir.join(key), self.dir(key)] {
-            match std::fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            remove_dir(&dir).map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -211,6 +230,10 @@ impl Tasks {
     fn dir(&self, key: &str) -> PathBuf {
         self.state_dir.join("tasks").join(key)
     }
+}
+
+fn hold(file: File, dir: &Path) -> Result<Flock<File>, WorkerError> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| WorkerError::Taken(dir.to_owned()))
 }
 
 /// What a runtime needs to know of a request.
@@ -259,6 +282,7 @@ fn replace(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::mountinfo;
 
     fn record(token: u64) -> Record {
         Record {
@@ -314,13 +338,98 @@ mod tests {
         assert_eq!((mode("run"), mode("run/1"), mode("run/1/request.json")), (0o700, 0o700, 0o600));
     }
 
+    /// Unmounts at the end.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        /// On something that is surely no tmpfs: where the sources are.
+        fn on_disk() -> Self {
+            assert!(nix::unistd::geteuid().is_root(), "these tests mount: run them as root");
+            Self(tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap())
+        }
+
+        fn open(&self, state: &str) -> Result<Tasks, WorkerError> {
+            Tasks::open(&self.0.path().join(state), &self.run(), false)
+        }
+
+        fn run(&self) -> PathBuf {
+            self.0.path().join("run")
+        }
+
+        fn mounts(&self) -> usize {
+            let run = self.run().canonicalize().unwrap();
+            mountinfo::mountpoints().unwrap().iter().filter(|at| **at == run).count()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            while nix::mount::umount2(&self.run(), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+        }
+    }
+
     #[test]
     fn credentials_are_not_written_to_a_disk_unasked() {
-        // Something that is surely no tmpfs: the sources.
-        let here = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let refused = Tasks::open(&here.path().join("s"), &here.path().join("r"), false);
-        assert!(matches!(refused, Err(WorkerError::NotMemory(_))), "{refused:?}");
+        let place = Place::on_disk();
+        std::fs::create_dir_all(place.run().join("7")).unwrap();
+        std::fs::write(place.run().join("7/request.json"), "pl4nted-on-disk").unwrap();
+        let tasks = place.open("state").unwrap();
+        tasks.write_request("9", b"{}").unwrap();
+        assert_eq!(place.mounts(), 1);
+        assert_eq!(std::fs::metadata(place.run()).unwrap().mode() & 0o777, 0o700);
+        let found = nix::sys::statvfs::statvfs(&place.run()).unwrap();
+        let flags = nix::sys::statvfs::FsFlags::ST_NOSUID
+            | nix::sys::statvfs::FsFlags::ST_NODEV
+            | nix::sys::statvfs::FsFlags::ST_NOEXEC;
+        assert!(found.flags().contains(flags));
+        assert_eq!(found.blocks() * found.fragment_size(), 512 << 20);
+        assert!(matches!(place.open("state"), Err(WorkerError::Taken(_))), "a second worker");
+        assert!(
+            matches!(place.open("other"), Err(WorkerError::Taken(_))),
+            "one with another state directory"
+        );
+        drop(tasks);
+        // After a restart it is found again, with what is in it.
+        let tasks = place.open("state").unwrap();
+        assert_eq!(place.mounts(), 1);
+        assert!(tasks.request("9").is_some() && tasks.is_empty());
+        // In use: it stays.
+        let open = File::open(place.run().join("9/request.json")).unwrap();
+        tasks.close();
+        assert_eq!(place.mounts(), 1);
+        drop((open, tasks));
+        let tasks = place.open("state").unwrap();
+        tasks.close();
+        assert_eq!(place.mounts(), 0);
+        assert!(std::fs::read_dir(place.run()).unwrap().next().is_none(), "nor was anything left beneath");
+    }
+
+    #[test]
+    fn an_operators_own_memory_is_used_and_left_alone() {
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
-        Tasks::open(&here.path().join("s"), memory.path(), false).unwrap();
+        let disk = Place::on_disk();
+        let tasks = Tasks::open(&disk.0.path().join("s"), memory.path(), false).unwrap();
+        tasks.close();
+        assert!(memory.path().exists());
+        std::fs::create_dir(disk.run()).unwrap();
+        let none: Option<&str> = None;
+        nix::mount::mount(none, &disk.run(), Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+        disk.open("state").unwrap().close();
+        assert_eq!(disk.mounts(), 1, "not ours");
+    }
+
+    #[test]
+    fn containers_that_run_on_a_disk_are_not_hidden() {
+        let place = Place::on_disk();
+        let busy = place.run().join("7/rootfs");
+        std::fs::create_dir_all(&busy).unwrap();
+        let none: Option<&str> = None;
+        nix::mount::mount(none, &busy, Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+        let refused = place.open("state");
+        nix::mount::umount2(&busy, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        assert!(matches!(refused, Err(WorkerError::NotMemory { .. })), "{refused:?}");
+        // Where it may, it stays on the disk.
+        Tasks::open(&place.0.path().join("state"), &place.run(), true).unwrap();
+        assert_eq!(place.mounts(), 0);
     }
 }

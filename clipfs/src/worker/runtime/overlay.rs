@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::geteuid;
 
 use super::job::Job;
-use super::{RuntimeError, Scratch};
+use super::{RuntimeError, Scratch, remove};
 use crate::mount::mountinfo;
 
 /// How long a mount may be busy before it is detached.
@@ -134,10 +134,7 @@ pub(super) fn remove(path: &Path) -> Result<(), RuntimeError> {
         let source = io::Error::from(io::ErrorKind::ResourceBusy);
         return Err(RuntimeError::io("remove, because of a mount in it,", path)(source));
     }
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(RuntimeError::io("remove", path)(e)),
-        _ => Ok(()),
-    }
+    remove::tree(path).map_err(RuntimeError::io("remove", path))
 }
 
 fn mounts_below(path: &Path) -> Result<bool, RuntimeError> {
