@@ -1,6 +1,6 @@
 //! What is here: every task of this node, from the moment it is written down until its end was taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,9 @@ const SETTLE: Duration = Duration::from_secs(45);
 /// And for the last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Dispatches that are remembered when they are over.
+const MAX_OVER: usize = 4096;
+
 /// The node.
 #[derive(Debug)]
 pub struct Agent<E> {
@@ -35,10 +38,36 @@ pub struct Agent<E> {
     pub(super) indexes: Indexes,
     pub(super) control: Control,
     pub(super) outbox: Outbox,
-    tasks: Mutex<BTreeMap<u64, Arc<Task>>>,
+    here: Mutex<Here>,
     draining: AtomicBool,
     /// Read by who mounts or starts; written by who ends the process.
     pub(super) busy: RwLock<()>,
+}
+
+/// Dispatches by their fencing tokens.
+#[derive(Debug, Default)]
+struct Here {
+    tasks: BTreeMap<u64, Arc<Task>>,
+    /// Those that ended, or were revoked: a dispatch may have been on its way once more while its end was told. It must not run again.
+    over: BTreeSet<u64>,
+}
+
+impl Here {
+    fn end(&mut self, token: u64) {
+        self.tasks.remove(&token);
+        self.over.insert(token);
+        if self.over.len() > MAX_OVER {
+            self.over.pop_first();
+        }
+    }
+
+    /// The newest attempt of a container.
+    fn newest(&self, lease: &TaskLease) -> Option<Arc<Task>> {
+        let same = |task: &Task| {
+            task.lease().container_id == lease.container_id && task.lease().workspace_id == lease.workspace_id
+        };
+        self.tasks.values().rev().find(|task| same(task)).cloned()
+    }
 }
 
 /// Why a message of the control plane is not acknowledged: it comes again.
@@ -47,9 +76,6 @@ pub enum NotTaken {
     /// It makes no sense.
     #[error("the control plane sends a message without {0}")]
     Lacks(&'static str),
-    /// Newer credentials cannot be put in place.
-    #[error("credentials are not in place: {0}")]
-    Credentials(#[from] super::runtime::RuntimeError),
 }
 
 impl<E: Engine> Agent<E> {
@@ -61,21 +87,21 @@ impl<E: Engine> Agent<E> {
             indexes,
             control,
             outbox: Outbox::default(),
-            tasks: Mutex::default(),
+            here: Mutex::default(),
             draining: AtomicBool::new(false),
             busy: RwLock::new(()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Task>>> {
+    fn lock(&self) -> MutexGuard<'_, Here> {
         // Nothing that can panic is done while it is held.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on with what an earlier process has written down, and removes what nobody has.
     ///
-    /// A task that never ran and whose request is gone (the machine was started again) is forgotten: the control plane sees from our Hello that we
-    /// do not have it, and gives it to somebody.
+    /// A task that never ran and whose request is gone, or that ran when the machine was started again, is forgotten: the control plane sees
+    /// from our Hello that we do not have it, and gives it to somebody.
     ///
     /// # Errors
     /// The state directory cannot be read.
@@ -88,8 +114,9 @@ impl<E: Engine> Agent<E> {
             let job = self.store.job(&record, request.unwrap_or_default(), self.index_path(&record));
             let state = self.engine.state(&job).await?;
             let begun = !matches!(state, JobState::NotStarted | JobState::Mounted);
-            if lost && !begun && record.outcome.is_none() {
-                tracing::info!(key, "a task that never ran has lost its request: forgotten");
+            let interrupted = matches!(&state, JobState::Ended(end) if end.is_machines());
+            if record.outcome.is_none() && (lost && !begun || interrupted) {
+                tracing::info!(key, ?state, "a task that cannot go on here is forgotten");
                 self.engine
                     .clean(&job)
                     .await
@@ -99,7 +126,9 @@ impl<E: Engine> Agent<E> {
             }
             tracing::info!(key, container = record.lease.container_id, ?state, "adopted");
             known.push(job.clone());
-            self.begin(Arc::new(Task::new(record, job, lost)), None);
+            // As when it arrived: the process before this one may have died before the older attempt had.
+            let older = self.lock().newest(&record.lease);
+            self.begin(Arc::new(Task::new(record, job, lost)), older);
         }
         if let Err(error) = self.engine.reap(&known).await {
             tracing::warn!(%error, "what nobody owns is not all gone");
@@ -107,9 +136,19 @@ impl<E: Engine> Agent<E> {
         Ok(())
     }
 
-    fn begin(self: &Arc<Self>, task: Arc<Task>, after: Option<Arc<Task>>) {
-        self.lock().insert(task.token(), task.clone());
-        tokio::spawn(task::run(self.clone(), task, after));
+    /// `older`: an attempt of the same container, which is stopped first.
+    fn begin(self: &Arc<Self>, task: Arc<Task>, older: Option<Arc<Task>>) {
+        if let Some(older) = &older {
+            let lease = older.lease();
+            tracing::info!(
+                container = lease.container_id,
+                attempt = lease.attempt,
+                "an older attempt is stopped"
+            );
+            older.stop(Stop::Revoke);
+        }
+        self.lock().tasks.insert(task.token(), task.clone());
+        tokio::spawn(task::run(self.clone(), task, older));
     }
 
     /// Takes a dispatch: when this returns, it is written down and will be run, whatever dies. The same again is nothing.
@@ -119,12 +158,9 @@ impl<E: Engine> Agent<E> {
     pub async fn dispatch(self: &Arc<Self>, dispatch: v1::Dispatch) -> Result<(), NotTaken> {
         let lease = lease(dispatch.lease)?;
         let token = lease.fencing_token;
-        let same = |task: &Task| {
-            task.lease().container_id == lease.container_id && task.lease().workspace_id == lease.workspace_id
-        };
         let (known, other) = {
-            let tasks = self.lock();
-            (tasks.contains_key(&token), tasks.values().rev().find(|task| same(task)).cloned())
+            let here = self.lock();
+            (here.tasks.contains_key(&token) || here.over.contains(&token), here.newest(&lease))
         };
         if known || other.as_ref().is_some_and(|other| other.token() > token) {
             return Ok(());
@@ -159,14 +195,6 @@ impl<E: Engine> Agent<E> {
             record.outcome = Some(not_written(&error));
         }
         let job = self.store.job(&record, view, self.index_path(&record));
-        if let Some(other) = &other {
-            tracing::info!(
-                container = other.lease().container_id,
-                attempt = other.lease().attempt,
-                "an older attempt is stopped"
-            );
-            other.stop(Stop::Revoke);
-        }
         self.begin(Arc::new(Task::new(record, job, false)), other);
         Ok(())
     }
@@ -181,39 +209,40 @@ impl<E: Engine> Agent<E> {
 
     /// It is not ours any more: it ends, and nothing is said about it.
     pub fn revoke(&self, lease: Option<v1::Lease>) -> Result<(), NotTaken> {
-        if let Some(task) = self.task(lease)? {
-            task.stop(Stop::Revoke);
-            self.outbox.forget(task.token());
+        let token = lease.as_ref().ok_or(NotTaken::Lacks("a lease"))?.fencing_token;
+        match self.task(lease)? {
+            Some(task) => {
+                task.stop(Stop::Revoke);
+                self.outbox.forget(token);
+            }
+            // Its dispatch may be on its way still.
+            None => self.lock().end(token),
         }
         Ok(())
     }
 
-    /// Newer credentials for the mount of a task.
-    ///
-    /// # Errors
-    /// They cannot be written.
-    pub async fn refresh(&self, lease: Option<v1::Lease>, credentials: SecretString) -> Result<(), NotTaken> {
-        let Some(task) = self.task(lease)?.filter(|task| !task.has_ended()) else { return Ok(()) };
-        self.engine.refresh(&task.job(), &credentials).await?;
-        tracing::info!(container = task.lease().container_id, "newer credentials are in place");
-        Ok(())
-    }
-
-    fn task(&self, lease: Option<v1::Lease>) -> Result<Option<Arc<Task>>, NotTaken> {
+    pub(super) fn task(&self, lease: Option<v1::Lease>) -> Result<Option<Arc<Task>>, NotTaken> {
         let token = lease.ok_or(NotTaken::Lacks("a lease"))?.fencing_token;
-        Ok(self.lock().get(&token).cloned())
+        Ok(self.lock().tasks.get(&token).cloned())
     }
 
     /// A task's end was taken, or is nobody's business any more.
     pub(super) fn forget(&self, token: u64) {
-        self.lock().remove(&token);
+        self.lock().end(token);
         self.outbox.forget(token);
     }
 
     /// All that is here.
     #[must_use]
     pub fn leases(&self) -> Vec<v1::Lease> {
-        self.lock().values().map(|task| lease_message(task.lease())).collect()
+        self.lock().tasks.values().map(|task| lease_message(task.lease())).collect()
+    }
+
+    /// Whether nothing is here, and nothing of anything.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let none = self.lock().tasks.is_empty();
+        none && self.store.is_empty()
     }
 
     /// Whether no new containers are wanted.
@@ -288,3 +317,6 @@ pub(super) fn lease_message(lease: &TaskLease) -> v1::Lease {
         fencing_token: lease.fencing_token,
     }
 }
+
+#[cfg(test)]
+mod tests;

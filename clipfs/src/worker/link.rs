@@ -127,6 +127,22 @@ async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, S
     tokio::time::timeout(ANSWER, call).await.map_err(silent)?
 }
 
+/// Acknowledges a delivery when it is done, if the stream still is.
+fn acknowledge_when(
+    done: impl Future<Output = ()> + Send + 'static,
+    delivery: u64,
+    out: mpsc::WeakSender<v1::WorkerMessage>,
+) {
+    tokio::spawn(async move {
+        done.await;
+        if let Some(out) = out.upgrade().filter(|_| delivery > 0) {
+            let ack = FromWorker::Ack(v1::Ack { delivery });
+            // The next stream brings it again.
+            let _ = out.send(v1::WorkerMessage { number: 0, message: Some(ack) }).await;
+        }
+    });
+}
+
 /// One stream.
 struct Line<'a, E> {
     agent: &'a Arc<Agent<E>>,
@@ -174,14 +190,18 @@ impl<E: Engine> Line<'_, E> {
         self.say(FromWorker::Heartbeat(v1::Heartbeat { capacity, cached_images, leases, draining })).await
     }
 
-    async fn take(&mut self, message: v1::ControlMessage) -> Result<(), Status> {
+    async fn take(&mut self, mut message: v1::ControlMessage) -> Result<(), Status> {
         let taken = match message.message {
             Some(Message::Dispatch(dispatch)) => self.agent.dispatch(dispatch).await,
             Some(Message::Cancel(cancel)) => self.agent.cancel(cancel.lease),
             Some(Message::Revoke(revoke)) => self.agent.revoke(revoke.lease),
             Some(Message::Credentials(update)) => {
                 let credentials = SecretString::from(update.image_credentials);
-                self.agent.refresh(update.lease, credentials).await
+                // May take long, and is tried until it works: it acknowledges by itself.
+                self.agent.refresh(update.lease, credentials).map(|done| {
+                    acknowledge_when(done, message.delivery, self.out.downgrade());
+                    message.delivery = 0;
+                })
             }
             Some(Message::Received(received)) => {
                 self.agent.outbox.received(received.number);

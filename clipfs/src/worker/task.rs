@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use api::v1;
 use api::v1::worker_message::Message;
-use credplugin::ContainerRequest;
-use secrecy::SecretString;
 use tokio::sync::watch;
 use tonic::Code;
 
 use super::agent::{Agent, lease_message};
 use super::engine::Engine;
 use super::indexes::IndexFailure;
+use super::refresh::{self, Turns};
 use super::runtime::{End, Job, JobState, LogStream, RuntimeError};
 use super::tasks::{Cost, Outcome, Record, TaskLease};
 use crate::index::ClipIndex;
@@ -29,7 +28,10 @@ const OUTPUT: usize = 256 << 10;
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Pauses before the control plane, or a container that cannot be looked at, is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+pub(super) const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Longest pause before what is left of a container is tried to be removed again.
+const CLEAN: Duration = Duration::from_secs(60);
 
 /// What somebody wants of a task. Only ever grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,7 @@ pub(super) struct Task {
     lost: bool,
     arrived: Instant,
     stop: watch::Sender<Stop>,
+    pub(super) credentials: Turns,
     /// Its program has ended.
     ended: watch::Sender<bool>,
     /// Nothing of it is left.
@@ -71,6 +74,7 @@ impl Task {
             lost,
             arrived: Instant::now(),
             stop: watch::Sender::new(Stop::No),
+            credentials: Turns::default(),
             gone: watch::Sender::new(false),
         }
     }
@@ -100,12 +104,16 @@ impl Task {
         });
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         // Nothing that can panic is done while it is held.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn until(&self, stop: Stop) {
+    pub(super) async fn until_ended(&self) {
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    pub(super) async fn until(&self, stop: Stop) {
         // The sender is ours: it lives.
         let _ = self.stop.subscribe().wait_for(|now| *now >= stop).await;
     }
@@ -127,18 +135,32 @@ pub(super) async fn run<E: Engine>(agent: Arc<Agent<E>>, task: Arc<Task>, older:
     let run = Run { agent: &agent, task: &task };
     let ended = Box::pin(run.live()).await;
     task.ended.send_replace(true);
-    if let Ok(outcome) = ended {
+    // Whoever writes credentials has written them, and sees from now on that there is nothing to write them for.
+    drop(task.credentials.turn().await);
+    let cleaned = if let Ok(outcome) = ended {
         let answer = agent.outbox.put(task.token(), run.final_report(&outcome));
-        run.clean().await;
+        let cleaned = clean(&agent, &task).await;
         tokio::select! {
             // Either it was taken, or the message was forgotten with the task.
             _ = answer => {}
             () = task.until(Stop::Revoke) => {}
         }
+        cleaned
     } else {
         agent.outbox.forget(task.token());
-        run.clean().await;
+        clean(&agent, &task).await
+    };
+    if cleaned {
+        remove(&agent, &task).await;
+    } else {
+        tokio::spawn(clean_later(agent.clone(), task.clone()));
     }
+    agent.forget(task.token());
+    task.gone.send_replace(true);
+}
+
+/// Removes what is written down. As long as it is there, the next process cleans up.
+async fn remove<E: Engine>(agent: &Arc<Agent<E>>, task: &Task) {
     let key = task.job().key;
     let (owner, directory) = (agent.clone(), key.clone());
     let removed = tokio::task::spawn_blocking(move || owner.store.remove(&directory)).await;
@@ -147,8 +169,27 @@ pub(super) async fn run<E: Engine>(agent: Arc<Agent<E>>, task: Arc<Task>, older:
         Ok(Err(error)) => tracing::warn!(key, %error, "a task's directory is left"),
         Err(error) => tracing::error!(key, %error, "a task's directory is left"),
     }
-    agent.forget(task.token());
-    task.gone.send_replace(true);
+}
+
+/// Removes processes, mounts, files. `false`: not all of them.
+async fn clean<E: Engine>(agent: &Agent<E>, task: &Task) -> bool {
+    let cleaned = agent.engine.clean(&task.job()).await;
+    if let Err(error) = &cleaned {
+        tracing::warn!(container = task.lease.container_id, %error, "something of a container is left");
+    }
+    cleaned.is_ok()
+}
+
+/// What could not be removed at once is removed as soon as it can be.
+async fn clean_later<E: Engine>(agent: Arc<Agent<E>>, task: Arc<Task>) {
+    let mut pause = AGAIN.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        if clean(&agent, &task).await {
+            return remove(&agent, &task).await;
+        }
+        pause = (pause * 2).min(CLEAN);
+    }
 }
 
 struct Run<'a, E> {
@@ -177,7 +218,7 @@ impl<E: Engine> Run<'_, E> {
         let job = self.task.job();
         match self.state(&job).await? {
             JobState::Ended(end) => return Ok(outcome(end)),
-            JobState::Running => self.recover(&job).await,
+            JobState::Running => self.recover(),
             JobState::NotStarted | JobState::Mounted => {
                 if let Err(outcome) = self.start().await {
                     return Ok(outcome);
@@ -278,20 +319,12 @@ impl<E: Engine> Run<'_, E> {
     }
 
     /// Gives the mount of a container that runs its credentials again.
-    async fn recover(&self, job: &Job) {
+    fn recover(&self) {
         if !self.task.lost {
             return;
         }
-        let record = self.task.record().clone();
-        let (agent, task, job) = (self.agent.clone(), self.task.clone(), job.clone());
         // Beside it: the container needs no credentials to be waited for.
-        tokio::spawn(async move {
-            tokio::select! {
-                () = fetch_credentials(&agent, &record, &job) => {}
-                () = task.until(Stop::Revoke) => {}
-                _ = async { task.ended.subscribe().wait_for(|ended| *ended).await.map(drop) } => {}
-            }
-        });
+        tokio::spawn(refresh::fetch(self.agent.clone(), self.task.clone()));
     }
 
     /// Sends output as it comes, until the program has ended and all of it was taken.
@@ -393,48 +426,6 @@ impl<E: Engine> Run<'_, E> {
             }
             Err(error) => tracing::error!(%error, "a task is not written down"),
         }
-    }
-
-    async fn clean(&self) {
-        if let Err(error) = self.agent.engine.clean(&self.task.job()).await {
-            tracing::warn!(container = self.task.lease.container_id, %error, "something of a container is left");
-        }
-    }
-}
-
-/// Asks for a container's credentials as they are now, until they are there or cannot be had.
-async fn fetch_credentials<E: Engine>(agent: &Agent<E>, record: &Record, job: &Job) {
-    let mut pause = AGAIN.0;
-    loop {
-        let request = v1::FetchCredentialsRequest { lease: Some(lease_message(&record.lease)) };
-        match agent.control.workers().fetch_credentials(agent.control.request(request)).await {
-            Ok(answer) => {
-                let credentials = SecretString::from(answer.into_inner().image_credentials);
-                let request = ContainerRequest {
-                    container_id: record.lease.container_id.clone(),
-                    workspace_id: record.lease.workspace_id.clone(),
-                    image_id: record.image_id.clone(),
-                    ..ContainerRequest::default()
-                };
-                let request = request.with_image_credentials(credentials.clone()).to_json();
-                let written = agent.store.write_request(&job.key, request.as_bytes());
-                match written {
-                    Ok(()) => match agent.engine.refresh(job, &credentials).await {
-                        Ok(()) => return,
-                        Err(error) => tracing::warn!(key = job.key, %error, "credentials are not in place"),
-                    },
-                    Err(error) => tracing::warn!(key = job.key, %error, "credentials cannot be written"),
-                }
-            }
-            Err(status) => {
-                tracing::warn!(key = job.key, code = ?status.code(), reason = status.message(), "no credentials");
-                if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::DataLoss) {
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(AGAIN.1);
     }
 }
 
