@@ -251,7 +251,7 @@ async fn a_machine_without_a_second_life_of_a_container_says_so() {
     fs::write(job.dir.join("started.json"), kept).unwrap();
     let runtime = bench.runtime().await;
     let end = within(runtime.wait(&job)).await.unwrap();
-    assert_eq!((end.exit_code, end.code), (137, 13));
+    assert_eq!((end.exit_code, end.code), (137, 14), "to be run again");
     assert_eq!(end.reason.as_deref(), Some("the machine was started again while it ran"));
     runtime.clean(&job).await.unwrap();
 }

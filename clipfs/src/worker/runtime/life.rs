@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::bundle::Parts;
-use super::error::INTERNAL;
+use super::error::{INTERNAL, UNAVAILABLE};
 use super::image::Settings;
 use super::job::{self, Job};
 use super::monitor::{self, Begun, Ended, Plan, Report, write_document};
@@ -55,7 +55,7 @@ impl Inner {
             return Ok(Prepared::Begun(0));
         }
         let Some(machine) = &self.machine else {
-            write_document(&job.started(), &Begun { monitor: 0, pid: Some(0) })?;
+            write_document(&job.started(), &Begun { monitor: 0, pid: Some(0), boot: monitor::boot() })?;
             return Ok(Prepared::Begun(0));
         };
         if !overlay::is_mounted(&job.rootfs())? {
@@ -104,24 +104,24 @@ impl Inner {
             (Some(Begun { monitor: 0, .. }), _) if overlay::is_mounted(&job.rootfs())? => {
                 Ok(JobState::Running)
             }
-            (Some(_), machine) => self.bury(job, machine.as_ref()).map(JobState::Ended),
+            (Some(begun), machine) => self.bury(job, &begun, machine.as_ref()).map(JobState::Ended),
             (None, _) if overlay::is_mounted(&job.rootfs())? => Ok(JobState::Mounted),
             (None, _) => Ok(JobState::NotStarted),
         }
     }
 
     /// Ends what nobody watches, and writes that down.
-    fn bury(&self, job: &Job, machine: Option<&Machine>) -> Result<End, RuntimeError> {
-        let reason = if job.alive().exists() {
-            "its monitor was killed"
+    fn bury(&self, job: &Job, begun: &Begun, machine: Option<&Machine>) -> Result<End, RuntimeError> {
+        let (code, reason) = if job.alive().exists() && begun.boot == monitor::boot() {
+            (INTERNAL, "its monitor was killed")
         } else {
-            "the machine was started again while it ran"
+            (UNAVAILABLE, "the machine was started again while it ran")
         };
         if let Some(machine) = machine {
             machine.oci.delete(&job.container())?;
             machine.cgroups.remove(&job.key)?;
         }
-        let ended = Ended { exit_code: 128 + libc::SIGKILL, reason: Some(reason.to_owned()), code: INTERNAL };
+        let ended = Ended { exit_code: 128 + libc::SIGKILL, reason: Some(reason.to_owned()), code };
         write_document(&job.exit(), &ended)?;
         Ok(ended.end())
     }
@@ -204,6 +204,7 @@ impl Inner {
         found.extend(keys(run_dir));
         found.extend(shared::keys(run_dir));
         if let Some(machine) = &self.machine {
+            machine.oci.sweep();
             found.extend(
                 machine.oci.containers().iter().filter_map(|name| job::key_of(name)).map(str::to_owned),
             );

@@ -67,6 +67,15 @@ pub(super) struct Begun {
     pub(super) monitor: u32,
     /// The container's first process; `None` = it is being started.
     pub(super) pid: Option<i32>,
+    /// Which start of the machine this was in.
+    #[serde(default)]
+    pub(super) boot: String,
+}
+
+/// The kernel's name for this start of the machine.
+pub(super) fn boot() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 /// How it ended.
@@ -152,7 +161,7 @@ pub(super) fn write_document(path: &Path, document: &impl serde::Serialize) -> R
 /// The whole life of the container.
 fn watch(plan: &Plan, told: impl FnOnce(Report)) -> Ended {
     let failed = |code: i32, reason: String| Ended { exit_code: NOT_EXECUTED, reason: Some(reason), code };
-    let begun = Begun { monitor: std::process::id(), pid: None };
+    let begun = Begun { monitor: std::process::id(), pid: None, boot: boot() };
     if let Err(error) = write_document(&plan.started, &begun) {
         return failed(INTERNAL, error.to_string());
     }

@@ -47,6 +47,8 @@ pub type Piece = (LogStream, u64, Vec<u8>);
 /// The writing end, up to a number of bytes of data.
 pub(super) struct Writer {
     file: File,
+    /// Bytes of whole records.
+    whole: u64,
     room: u64,
     limit: u64,
     dropped: u64,
@@ -56,7 +58,7 @@ impl Writer {
     pub(super) fn create(path: &Path, limit: u64) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(Self { file, room: limit, limit, dropped: 0 })
+        Ok(Self { file, whole: 0, room: limit, limit, dropped: 0 })
     }
 
     /// Appends data, or as much of it as there is room for: what comes after is counted, and one line says so.
@@ -93,7 +95,13 @@ impl Writer {
             record.push(stream.tag());
             record.extend_from_slice(&len.to_be_bytes());
             record.extend_from_slice(piece);
-            self.file.write_all(&record)?;
+            if let Err(error) = self.file.write_all(&record) {
+                // Half a record would make nonsense of all that follows, which the other stream may write when there is room again.
+                self.file.set_len(self.whole)?;
+                self.file.seek(SeekFrom::Start(self.whole))?;
+                return Err(error);
+            }
+            self.whole += to_u64(record.len());
         }
         Ok(())
     }
@@ -218,6 +226,28 @@ mod tests {
         assert_eq!((&found[0].2[..], &found[1].2[..]), (&b"abcd"[..], &b"a"[..]));
         assert_eq!(found[2].0, Stderr);
         assert!(String::from_utf8_lossy(&found[2].2).contains("beyond 5 bytes"));
+    }
+
+    #[test]
+    fn what_a_full_disk_has_torn_is_taken_back() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        assert!(nix::unistd::geteuid().is_root(), "this test mounts: run it as root");
+        let dir = tempfile::tempdir().unwrap();
+        let none: Option<&str> = None;
+        mount(none, dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+        let path = dir.path().join("output");
+        let mut writer = Writer::create(&path, 1 << 20).unwrap();
+        writer.write(Stdout, b"before").unwrap();
+        let error =
+            writer.write(Stdout, &vec![b'x'; 60 << 10]).and_then(|()| writer.write(Stdout, &[b'y'; 9000]));
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let kept = all(&path, 0, 1 << 20);
+        writer.write(Stderr, b"after").unwrap();
+        let found = all(&path, 0, 1 << 20);
+        drop(writer);
+        umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(&found[..kept.len()], kept);
+        assert_eq!(found.last().unwrap().2, b"after");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use super::{RuntimeError, cgroup};
 /// How long a call that does little may take.
 const CALL: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
+/// Beginning of the names of logs of single calls.
+const LOG: &str = ".call-";
 /// Of what a runtime writes down, its last words are enough.
 const MAX_WORDS: usize = 2000;
 
@@ -65,10 +67,19 @@ impl Oci {
         list.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
+    /// Removes logs of calls that were killed. One that is being written has no name then, and no words: no more.
+    pub(super) fn sweep(&self) {
+        for entry in fs::read_dir(&self.root).into_iter().flatten().filter_map(Result::ok) {
+            if entry.file_name().to_string_lossy().starts_with(LOG) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn call(&self, what: &'static str, args: &[&str]) -> Result<(), RuntimeError> {
         let failed = |reason: String| RuntimeError::Oci { program: self.program.clone(), what, reason };
         let internal = |e: io::Error| failed(e.to_string());
-        let log = tempfile::NamedTempFile::new_in(&self.root).map_err(internal)?;
+        let log = tempfile::Builder::new().prefix(LOG).tempfile_in(&self.root).map_err(internal)?;
         let mut command = self.command(log.path());
         command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = spawn(command).map_err(internal)?;

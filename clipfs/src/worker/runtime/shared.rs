@@ -103,15 +103,24 @@ impl Shared {
     }
 
     /// Copies a job's request for the mount's plugin: what is newest is right.
-    pub(super) fn take_request(&self, job: &Job) -> Result<(), RuntimeError> {
+    fn take_request(&self, job: &Job) -> Result<(), RuntimeError> {
         let file = job.request_file();
         let request =
             fs::read(&file).map(zeroize::Zeroizing::new).map_err(RuntimeError::io("read", &file))?;
         write_private(&self.request(), &request)
     }
 
+    /// Copies a user's newer request. Not while somebody mounts, who may be about to write an older one.
+    pub(super) fn renew(&self, job: &Job) -> Result<(), RuntimeError> {
+        if !self.has_user(&job.key) {
+            return Ok(());
+        }
+        let lock = self.lock()?;
+        if self.has_user(&job.key) { self.take_request(job) } else { self.close_unused(lock) }
+    }
+
     /// Whether a job is written down as a user.
-    pub(super) fn has_user(&self, key: &str) -> bool {
+    fn has_user(&self, key: &str) -> bool {
         self.users().join(key).exists()
     }
 
@@ -203,7 +212,7 @@ impl Shared {
 /// Forgets a job wherever it is a user.
 pub(super) fn leave_all(run_dir: &Path, key: &str) -> Result<(), RuntimeError> {
     for shared in all(run_dir) {
-        if shared.users().join(key).exists() {
+        if shared.has_user(key) {
             let lock = shared.lock()?;
             shared.leave(lock, key)?;
         }

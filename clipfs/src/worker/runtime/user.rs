@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -38,18 +39,21 @@ pub(super) fn find(rootfs: &Path, wanted: &str) -> Result<User, String> {
 fn read(rootfs: &Path, path: &str) -> io::Result<String> {
     let root = File::open(rootfs)?;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = match openat2(&root, path, how) {
-        Ok(file) => File::from(file),
+    let found = match openat2(&root, path, how) {
+        Ok(found) => File::from(found),
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
         Err(errno) => return Err(errno.into()),
     };
-    if !file.metadata()?.is_file() {
+    // Looked at before it is opened: opening a device does things, and an image may have any.
+    if !found.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
     }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
     let mut bytes = Vec::new();
-    if file.take(MAX_FILE + 1).read_to_end(&mut bytes).is_ok_and(|n| crate::num::to_u64(n) > MAX_FILE) {
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if crate::num::to_u64(bytes.len()) > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 8 MiB"));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -180,5 +184,11 @@ mod tests {
         std::fs::remove_file(rootfs.join("etc/passwd")).unwrap();
         nix::unistd::mkfifo(&rootfs.join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(find(&rootfs, "app").is_err(), "a FIFO is not waited for");
+        std::fs::remove_file(rootfs.join("etc/passwd")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", rootfs.join("etc/passwd")).unwrap();
+        assert_eq!(find(&rootfs, "7").unwrap().uid, 7, "there is no such file in it");
+        std::fs::remove_file(rootfs.join("etc/passwd")).unwrap();
+        std::fs::create_dir(rootfs.join("etc/passwd")).unwrap();
+        assert!(find(&rootfs, "7").is_err(), "what is no file is not read");
     }
 }
