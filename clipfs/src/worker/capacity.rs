@@ -1,5 +1,6 @@
 //! What a node has: as the operator says, else as the machine says.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::config::ByteSize;
@@ -71,16 +72,22 @@ impl NodeCapacity {
         let cpu = cpu.map_or_else(|| i64::try_from(processors).unwrap_or(1) * 1000, |cpu| cpu.0);
         let memory = memory.map_or_else(
             || {
-                std::fs::read_to_string("/proc/meminfo")
-                    .ok()
-                    .as_deref()
-                    .and_then(total_memory)
-                    .unwrap_or_default()
+                let total = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total_memory);
+                memory_limit(Path::new("/sys/fs/cgroup")).into_iter().chain(total).min().unwrap_or_default()
             },
             |memory| i64::try_from(memory.0 >> 20).unwrap_or(i64::MAX),
         );
         Self { cpu, memory, gpu: gpu.unwrap_or_default() }
     }
+}
+
+/// MiB that the control group allows in which all containers' groups are made: where the worker itself runs in a container.
+fn memory_limit(root: &Path) -> Option<i64> {
+    let files = [root.join("memory.max"), root.join("memory/memory.limit_in_bytes")];
+    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
+    // `max`, or version 1's huge number: no limit.
+    let bytes: u64 = text.trim().parse().ok()?;
+    i64::try_from(bytes >> 20).ok()
 }
 
 /// MiB of memory, of `/proc/meminfo`.
@@ -111,6 +118,13 @@ mod tests {
     fn the_machine_answers_where_nobody_else_does() {
         assert_eq!(total_memory("MemFree: 1 kB\nMemTotal:       8388608 kB\n"), Some(8192));
         assert_eq!(total_memory("nothing"), None);
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(memory_limit(root.path()), None);
+        std::fs::create_dir(root.path().join("memory")).unwrap();
+        std::fs::write(root.path().join("memory/memory.limit_in_bytes"), "2147483648\n").unwrap();
+        assert_eq!(memory_limit(root.path()), Some(2048));
+        std::fs::write(root.path().join("memory.max"), "max\n").unwrap();
+        assert_eq!(memory_limit(root.path()), None);
         let own = NodeCapacity::resolve(None, None, None);
         assert!(own.cpu >= 1000 && own.memory > 0);
         let said = NodeCapacity::resolve(Some(Millicores(500)), Some(ByteSize(1 << 30)), None);

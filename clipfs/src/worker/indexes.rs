@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::v1;
+use nix::fcntl::{Flock, FlockArg};
 use tonic::Code;
 
 use super::WorkerError;
@@ -22,6 +23,9 @@ const MAX_INDEX: u64 = 4 << 30;
 
 /// Longest silence between two pieces.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// Beginning of the names of indexes that are being fetched.
+const FETCHED: &str = ".fetch-";
 
 /// Indexes by the digest of their manifest, in `<cache-dir>/index`.
 #[derive(Debug)]
@@ -85,6 +89,7 @@ impl Indexes {
         let cache_dir = std::path::absolute(cache_dir).map_err(WorkerError::io("find", cache_dir))?;
         let dir = cache_dir.join("index");
         std::fs::create_dir_all(&dir).map_err(WorkerError::io("make", &dir))?;
+        sweep(&dir);
         Ok(Self { dir, turns: Mutex::default() })
     }
 
@@ -138,7 +143,10 @@ impl Indexes {
         };
         let answer = control.images().get_index(control.request(request)).await;
         let mut pieces = answer.map_err(|status| IndexFailure::of(&status))?.into_inner();
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(FETCHED).tempfile_in(&self.dir)?;
+        // As long as it is ours, nobody sweeps it away.
+        let _ours = Flock::lock(file.as_file().try_clone()?, FlockArg::LockSharedNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
             let piece = tokio::time::timeout(SILENCE, pieces.message()).await;
@@ -159,6 +167,17 @@ impl Indexes {
         let path = path.to_owned();
         let kept = tokio::task::spawn_blocking(move || keep(file, &path, manifest)).await;
         kept.map_err(io::Error::other)?
+    }
+}
+
+/// Removes what killed processes have half fetched: what nobody holds.
+fn sweep(dir: &Path) {
+    let list = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    for entry in list.filter(|entry| entry.file_name().to_string_lossy().starts_with(FETCHED)) {
+        let held = File::open(entry.path()).map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
+        if let Ok(Ok(_lock)) = held {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -188,4 +207,24 @@ async fn is_of(path: &Path, manifest: Digest) -> bool {
         }
     });
     looked.await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_fetched_indexes_of_dead_workers_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        std::fs::create_dir(&index).unwrap();
+        for name in [".fetch-dead", ".fetch-alive", "sha256:x.clip"] {
+            std::fs::write(index.join(name), "").unwrap();
+        }
+        let held = File::open(index.join(".fetch-alive")).unwrap();
+        let _held = Flock::lock(held, FlockArg::LockShared).unwrap();
+        Indexes::open(dir.path()).unwrap();
+        assert!(!index.join(".fetch-dead").exists());
+        assert!(index.join(".fetch-alive").exists() && index.join("sha256:x.clip").exists());
+    }
 }
