@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::v1;
 use nix::fcntl::{Flock, FlockArg};
@@ -20,6 +20,9 @@ use crate::oci::Digest;
 
 /// Largest index that is fetched: that of an image with some ten million files.
 const MAX_INDEX: u64 = 4 << 30;
+
+/// Most indexes that are kept, and most bytes of them: as many as the control plane looks at.
+const MOST: (usize, u64) = (4096, 8 << 30);
 
 /// Longest silence between two pieces.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -124,6 +127,9 @@ impl Indexes {
         let _turn = turn.lock().await;
         let path = self.path(&manifest);
         if is_of(&path, manifest).await {
+            let used = path.clone();
+            let touched = tokio::task::spawn_blocking(move || touch(&used)).await;
+            touched.map_err(io::Error::other)??;
             return Ok(path);
         }
         self.fetch(control, record, manifest, &path).await?;
@@ -141,8 +147,10 @@ impl Indexes {
             image_id: record.image_id.clone(),
             workspace_id: record.lease.workspace_id.clone(),
         };
-        let answer = control.images().get_index(control.request(request)).await;
-        let mut pieces = answer.map_err(|status| IndexFailure::of(&status))?.into_inner();
+        let silent = |_| IndexFailure::Fetch("the control plane is silent".to_owned(), true);
+        let mut images = control.images();
+        let answer = tokio::time::timeout(SILENCE, images.get_index(control.request(request))).await;
+        let mut pieces = answer.map_err(silent)?.map_err(|status| IndexFailure::of(&status))?.into_inner();
         let mut file = tempfile::Builder::new().prefix(FETCHED).tempfile_in(&self.dir)?;
         // As long as it is ours, nobody sweeps it away.
         let _ours = Flock::lock(file.as_file().try_clone()?, FlockArg::LockSharedNonblock)
@@ -150,9 +158,9 @@ impl Indexes {
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
             let piece = tokio::time::timeout(SILENCE, pieces.message()).await;
-            let piece =
-                piece.map_err(|_| IndexFailure::Fetch("the control plane is silent".to_owned(), true))?;
-            let Some(piece) = piece.map_err(|status| IndexFailure::of(&status))? else { break };
+            let Some(piece) = piece.map_err(silent)?.map_err(|status| IndexFailure::of(&status))? else {
+                break;
+            };
             length += to_u64(piece.data.len());
             if length > MAX_INDEX {
                 return Err(IndexFailure::Wrong(format!("is longer than {} GiB", MAX_INDEX >> 30)));
@@ -191,8 +199,37 @@ fn keep(file: tempfile::NamedTempFile, path: &Path, manifest: Digest) -> Result<
     drop(index);
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()?;
+    let dir = path.parent().unwrap_or(path);
+    File::open(dir)?.sync_all()?;
+    evict(dir, MOST);
     Ok(())
+}
+
+/// Notes that an index is used now.
+fn touch(path: &Path) -> io::Result<()> {
+    File::open(path)?.set_modified(SystemTime::now())
+}
+
+/// Removes the indexes that were not used for the longest time, beyond a number and a number of bytes; the last used one stays. Mounts hold theirs open.
+fn evict(dir: &Path, (most, most_bytes): (usize, u64)) {
+    let list = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let mut found: Vec<_> = list
+        .filter(|entry| Path::new(&entry.file_name()).extension().is_some_and(|kind| kind == "clip"))
+        .filter_map(|entry| {
+            let metadata = entry.metadata().ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+        })
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    let mut bytes: u64 = 0;
+    for (n, (_, length, path)) in found.into_iter().enumerate() {
+        bytes = bytes.saturating_add(length);
+        if n > 0 && (n >= most || bytes > most_bytes) {
+            tracing::debug!(path = %path.display(), "an index that was not used for long is removed");
+            // It is fetched again.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Whether there is a good index of that image.
@@ -212,6 +249,31 @@ async fn is_of(path: &Path, manifest: Digest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_used_last_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let past = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let path = |name: &str| dir.path().join(name);
+        for (age, name) in [(5, "a.clip"), (3, "b.clip"), (4, "c.clip"), (1, ".fetch-x")] {
+            std::fs::write(path(name), [0; 10]).unwrap();
+            File::open(path(name)).unwrap().set_modified(past(age)).unwrap();
+        }
+        let names = || {
+            let list = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            list.collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|name| name.into_string().unwrap())
+                .collect::<Vec<_>>()
+        };
+        evict(dir.path(), (3, 30));
+        assert_eq!(names(), [".fetch-x", "a.clip", "b.clip", "c.clip"]);
+        touch(&path("b.clip")).unwrap();
+        evict(dir.path(), (2, 30));
+        assert_eq!(names(), [".fetch-x", "a.clip", "b.clip"]);
+        evict(dir.path(), (2, 5));
+        assert_eq!(names(), [".fetch-x", "b.clip"], "the last one stays, however large");
+    }
 
     #[test]
     fn half_fetched_indexes_of_dead_workers_go() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use clipfs::worker::runtime::{ContainerRequestView, Network, Scratch};
+use fixtures::layer::Entry;
 
 use crate::support::{Bench, script_request, until_says};
 
@@ -163,4 +164,26 @@ async fn a_state_directory_that_cannot_be_written_over_is_replaced_by_memory() {
     assert!(job.run_dir.join("scratch/upper/new").exists(), "it was written to memory");
     assert!(!job.dir.join("scratch").exists());
     runtime.clean(&job).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_cannot_have_a_device_opened_outside_of_its_container() {
+    let users = vec![Entry::char_device("etc/passwd", 1, 5)];
+    let bench = Bench::with(serde_json::json!({ "User": "app" }), users);
+    let runtime = bench.runtime().await;
+    let job = bench.script("true");
+    runtime.mount(&job).await.unwrap();
+    let error = runtime.start(&job).await.unwrap_err();
+    assert_eq!(error.code(), 3, "{error}");
+    assert!(error.to_string().contains("no regular file"), "{error}");
+    runtime.clean(&job).await.unwrap();
+}
+
+#[tokio::test]
+async fn directories_that_are_nested_very_deep_are_removed() {
+    let bench = Bench::new();
+    let script =
+        "cd /; i=0; while [ $i -lt 1900 ]; do mkdir d && cd d || exit 1; i=$((i+1)); done; touch end";
+    bench.run(script_request(script)).await.ok();
+    bench.assert_nothing_left().await;
 }
