@@ -94,6 +94,9 @@ pub async fn run(options: Options) -> Result<(), WorkerError> {
     let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let drain = listen(SignalKind::user_defined1())?;
     raise_open_files();
+    if std::process::id() == 1 {
+        tracing::warn!("running as process 1, which must reap what others leave: run this under an init");
+    }
     let control = Control::new(&options)?;
     let tasks = tasks::Tasks::open(&options.state_dir, &options.run_dir, options.secrets_on_disk)?;
     let indexes = indexes::Indexes::open(&options.runtime.cache_dir)?;

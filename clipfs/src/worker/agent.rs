@@ -112,9 +112,13 @@ impl<E: Engine> Agent<E> {
             let request = self.store.request(&key);
             let lost = request.is_none();
             let job = self.store.job(&record, request.unwrap_or_default(), self.index_path(&record));
-            let state = self.engine.state(&job).await?;
-            let begun = !matches!(state, JobState::NotStarted | JobState::Mounted);
-            let interrupted = matches!(&state, JobState::Ended(end) if end.is_machines());
+            let state = self.engine.state(&job).await;
+            if let Err(error) = &state {
+                // It is looked at again, and again. The others must not wait for it.
+                tracing::warn!(key, %error, "the container cannot be looked at");
+            }
+            let begun = !matches!(state, Ok(JobState::NotStarted | JobState::Mounted));
+            let interrupted = matches!(&state, Ok(JobState::Ended(end)) if end.is_machines());
             if record.outcome.is_none() && (lost && !begun || interrupted) {
                 tracing::info!(key, ?state, "a task that cannot go on here is forgotten");
                 self.engine

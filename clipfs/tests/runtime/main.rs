@@ -5,3 +5,4 @@ mod fences;
 mod life;
 mod process;
 mod support;
+mod worker;

@@ -181,20 +181,28 @@ impl Shared {
 
     /// Unmounts, whoever uses it.
     pub(super) fn unmount(&self) -> Result<(), RuntimeError> {
-        match mount::unmount(&self.keepers, &self.root(), UNMOUNT) {
-            Ok(()) | Err(MountError::NotMounted(_)) => Ok(()),
-            Err(error) => {
-                Err(RuntimeError::Unmount { path: self.root(), reason: mount::error::sentence(&error) })
+        // More than one: a worker may have been killed while its `clipfs mount` went on, and the next has mounted too.
+        loop {
+            match mount::unmount(&self.keepers, &self.root(), UNMOUNT) {
+                Ok(()) => {}
+                Err(MountError::NotMounted(_)) => return Ok(()),
+                Err(error) => {
+                    let reason = mount::error::sentence(&error);
+                    return Err(RuntimeError::Unmount { path: self.root(), reason });
+                }
             }
         }
     }
 
-    /// Forgets a user; the last one unmounts.
+    /// Forgets a user; the last one unmounts first: if that fails, it is a user still, and may try again.
     fn leave(&self, lock: Lock, key: &str) -> Result<(), RuntimeError> {
+        if names(&self.users()).iter().all(|user| user == key) {
+            return self.close(lock);
+        }
         let user = self.users().join(key);
         match fs::remove_file(&user) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(RuntimeError::io("remove", &user)(e)),
-            _ => self.close_unused(lock),
+            _ => Ok(()),
         }
     }
 
@@ -202,6 +210,10 @@ impl Shared {
         if !names(&self.users()).is_empty() {
             return Ok(());
         }
+        self.close(lock)
+    }
+
+    fn close(&self, lock: Lock) -> Result<(), RuntimeError> {
         self.unmount()?;
         super::overlay::remove(&self.dir)?;
         drop(lock);
