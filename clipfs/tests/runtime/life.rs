@@ -255,3 +255,33 @@ async fn a_machine_without_a_second_life_of_a_container_says_so() {
     assert_eq!(end.reason.as_deref(), Some("the machine was started again while it ran"));
     runtime.clean(&job).await.unwrap();
 }
+
+/// All at once: nothing waits for something that waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_containers_of_one_image_share_a_node() {
+    const MANY: usize = 60;
+    let bench = Bench::new();
+    let runtime = bench.runtime().await;
+    let jobs: Vec<_> = (0..MANY).map(|n| bench.script(&format!("echo {n}; cat /etc/lower"))).collect();
+    let mut running = tokio::task::JoinSet::new();
+    for (n, job) in jobs.iter().cloned().enumerate() {
+        let runtime = runtime.clone();
+        running.spawn(async move {
+            runtime.mount(&job).await.unwrap();
+            runtime.start(&job).await.unwrap();
+            let end = within(runtime.wait(&job)).await.unwrap();
+            let text: Vec<u8> =
+                output(&runtime, &job).await.into_iter().flat_map(|(_, _, data)| data).collect();
+            assert_eq!(String::from_utf8(text).unwrap(), format!("{n}\nfrom the image\n"));
+            assert_eq!((end.exit_code, end.code), (0, 0), "{end:?}");
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(our_mounts(&bench).len(), 1, "one mount for all");
+    for job in &jobs {
+        runtime.clean(job).await.unwrap();
+    }
+    bench.assert_clean();
+}
