@@ -27,6 +27,8 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// See [`Runtime::state`].
     fn state(&self, job: &Job) -> impl Future<Output = Result<JobState, RuntimeError>> + Send;
+    /// See [`Runtime::fetched_bytes`].
+    fn fetched_bytes(&self, job: &Job) -> impl Future<Output = Result<u64, RuntimeError>> + Send;
     /// See [`Runtime::read_output`].
     fn read_output(
         &self,
@@ -67,6 +69,10 @@ impl Engine for Runtime {
 
     async fn read_output(&self, job: &Job, from: u64, limit: usize) -> Result<Vec<Piece>, RuntimeError> {
         Self::read_output(self, job, from, limit).await
+    }
+
+    async fn fetched_bytes(&self, job: &Job) -> Result<u64, RuntimeError> {
+        Self::fetched_bytes(self, job).await
     }
 
     async fn clean(&self, job: &Job) -> Result<(), RuntimeError> {

@@ -206,7 +206,15 @@ impl<E: Engine> Run<'_, E> {
                 Some(outcome) => outcome,
                 None => self.life().await?,
             };
-            self.write_down(|record| record.outcome = Some(outcome.clone())).await;
+            // Most of it was fetched while the program ran.
+            let fetched = self.agent.engine.fetched_bytes(&self.task.job()).await.unwrap_or_default();
+            self.write_down(|record| {
+                record.outcome = Some(outcome.clone());
+                if let Some(cost) = &mut record.cost {
+                    cost.fetched_bytes = cost.fetched_bytes.max(fetched);
+                }
+            })
+            .await;
             self.task.ended.send_replace(true);
             Ok(outcome)
         };

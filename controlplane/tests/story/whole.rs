@@ -26,6 +26,11 @@ fn tell(mut world: World) {
     let output = world.run(&token, &["app"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello from the image\n"[..]));
 
+    let ran = world.json(&token, &["ps", "-a"]);
+    let cost = &ran.as_array().unwrap().iter().find(|container| container["exit_code"] == 7).unwrap()["cost"];
+    let (fetched, image) = (cost["fetched_bytes"].as_u64().unwrap(), cost["image_bytes"].as_u64().unwrap());
+    assert!(fetched > 0 && fetched < image / 4, "a lazy start: {cost}");
+
     let (name, id) = link(world.url(), "app");
     assert!(name.starts_with("oci-registry-127-0-0-1-"), "{name}");
     let listed = world.json(&token, &["secret", "ls"]);

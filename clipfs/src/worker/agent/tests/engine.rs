@@ -95,6 +95,10 @@ impl Engine for Fake {
         }
     }
 
+    async fn fetched_bytes(&self, _: &Job) -> Result<u64, RuntimeError> {
+        Ok(4096)
+    }
+
     async fn stop(&self, job: &Job, _: Duration) -> Result<(), RuntimeError> {
         drop(self.note("stop", job));
         self.end(&job.key, 137);
