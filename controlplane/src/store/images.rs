@@ -29,6 +29,7 @@ impl Images for SqlStore {
     ) -> Result<Done<Image>> {
         change!(self, change, |tx| {
             let mut image = image.clone();
+            tx.hold_credentials(&image.workspace_id).await?;
             tx.hold_complete_index(&image.index_digest).await?;
             let updated = match secret {
                 SecretChange::None => {
@@ -108,6 +109,7 @@ impl Images for SqlStore {
     ) -> Result<Done<Image>> {
         change!(self, change, |tx| {
             let workspace = change.workspace.ok_or(StoreError::NotFound("image"))?;
+            tx.hold_credentials(workspace).await?;
             let before = load(tx, workspace, image).await?.ok_or(StoreError::NotFound("image"))?;
             let credentials = match secret {
                 None => ImageCredentialSource::Anonymous,

@@ -1,6 +1,7 @@
 //! [`Secrets`] in SQL.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::any::AnyRow;
@@ -28,10 +29,22 @@ macro_rules! secret_row_columns {
 
 pub(super) use secret_row_columns;
 
+/// How often, and with which pause, it is looked whether somebody still changes credentials: transactions are shorter.
+const HELD_TRIES: u32 = 20;
+const HELD_PAUSE: Duration = Duration::from_millis(5);
+
 #[async_trait]
 impl Secrets for SqlStore {
     async fn create_secret(&self, change: &Change<'_>, new: &NewSecret) -> Result<Done<Secret>> {
-        change!(self, change, |tx| tx.insert_secret(new).await?.ok_or(StoreError::Exists("secret")))
+        change!(self, change, |tx| {
+            tx.hold_credentials(&new.secret.workspace_id).await?;
+            let secret = tx.insert_secret(new).await?.ok_or(StoreError::Exists("secret"))?;
+            if secret.registry.is_empty() {
+                // Images may name it, of a secret of that name that was deleted.
+                tx.tell_users_of(&secret).await?;
+            }
+            Ok(secret)
+        })
     }
 
     async fn update_secret(
@@ -41,6 +54,7 @@ impl Secrets for SqlStore {
         sealed: &Sealed,
     ) -> Result<Done<Secret>> {
         change!(self, change, |tx| {
+            tx.hold_credentials(&read.workspace_id).await?;
             let secret = tx.replace_value(read, sealed).await?;
             tx.tell_users_of(&secret).await?;
             Ok(secret)
@@ -133,7 +147,32 @@ impl Secrets for SqlStore {
     }
 }
 
+impl SqlStore {
+    /// Waits for whoever holds credentials of a workspace ([`Tx::hold_credentials`]); not for long, for somebody's stream stands still
+    /// meanwhile. [`StoreError::Busy`].
+    pub(super) async fn await_credentials(&self, workspace: &WorkspaceId) -> Result<()> {
+        let Some(free) = self.dialect.credentials_are_free() else { return Ok(()) };
+        for _ in 0..HELD_TRIES {
+            let row = sqlx::query(free).bind(workspace.as_str()).fetch_one(self.readers()).await?;
+            if row.flag("free")? {
+                return Ok(());
+            }
+            tokio::time::sleep(HELD_PAUSE).await;
+        }
+        Err(StoreError::Busy(sqlx::Error::PoolTimedOut))
+    }
+}
+
 impl Tx {
+    /// Before anything changes that images of a workspace are pulled with. A dispatch waits for whoever holds this before it reads
+    /// credentials: either it reads what is written here, or it was committed before this began, and is told ([`Tx::tell_users_of`]).
+    pub(super) async fn hold_credentials(&mut self, workspace: &WorkspaceId) -> Result<()> {
+        if let Some(hold) = self.dialect.hold_credentials() {
+            sqlx::query(hold).bind(workspace.as_str()).fetch_one(&mut **self).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps a new secret. `None`: its name or its registry has one.
     pub(super) async fn insert_secret(&mut self, new: &NewSecret) -> Result<Option<Secret>> {
         let secret =

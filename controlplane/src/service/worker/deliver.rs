@@ -9,7 +9,6 @@ use tonic::{Code, Status};
 use super::message::lease_message;
 use super::session::Session;
 use crate::model::{ContainerState, Image, Lease, Report};
-use crate::service::convert::request_from_json;
 use crate::store::{Change, Delivery, DeliveryKind, StoreError};
 
 /// Messages that may be on their way, sent and not acknowledged.
@@ -95,7 +94,7 @@ impl Session {
             let update = v1::CredentialUpdate { lease: message_lease, image_credentials };
             return Ok(Outcome::Send(Message::Credentials(update)));
         }
-        let mut request = match request_from_json(&request) {
+        let mut request = match api::request::from_json(&request) {
             Ok(request) => request,
             Err(error) => {
                 let status = Status::data_loss(format!("the queued request cannot be read: {error}"));
