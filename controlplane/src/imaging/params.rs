@@ -126,7 +126,9 @@ fn given(values: BTreeMap<String, SecretString>, names: Vec<String>) -> Result<C
             // As secrets may be named: anything else is none, and might be a value that was put into the wrong field.
             let fine = |name: &String| (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain);
             if !names.iter().all(fine) {
-                return refuse(format!("credential_secrets: a name must be 1 to {MAX_NAME} of A-Z a-z 0-9 _ - ."));
+                return refuse(format!(
+                    "credential_secrets: a name must be 1 to {MAX_NAME} of A-Z a-z 0-9 _ - ."
+                ));
             }
             let mut seen = std::collections::BTreeSet::new();
             return match names.iter().find(|name| !seen.insert(name.as_str())) {

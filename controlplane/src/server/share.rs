@@ -33,7 +33,8 @@ impl Shares {
     /// # Errors
     /// RESOURCE_EXHAUSTED.
     pub(super) fn take(self: &Arc<Self>, caller: &Caller, lasting: bool) -> Result<Share, Status> {
-        let tenant = caller.workspace.as_ref().map_or(caller.token_id.as_str(), |workspace| workspace.as_str());
+        let tenant =
+            caller.workspace.as_ref().map_or(caller.token_id.as_str(), |workspace| workspace.as_str());
         let who = (tenant.to_owned(), lasting);
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = shares.entry(who.clone()).or_default();

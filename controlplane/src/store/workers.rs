@@ -109,10 +109,8 @@ impl Workers for SqlStore {
 
     async fn worker(&self, worker: &WorkerId) -> Result<Option<Worker>> {
         let sql = format!("SELECT {WORKER} FROM worker WHERE worker_id = $1");
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(worker.as_str())
-            .fetch_optional(self.readers())
-            .await?;
+        let row =
+            sqlx::query(AssertSqlSafe(sql)).bind(worker.as_str()).fetch_optional(self.readers()).await?;
         row.as_ref().map(read).transpose()
     }
 

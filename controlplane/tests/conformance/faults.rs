@@ -225,7 +225,8 @@ async fn schedulers_of_a_postgres_that_is_killed() {
     let server =
         Arc::new(tokio::task::spawn_blocking(|| Postgres::start(Durability::Process)).await.unwrap());
     let yard = Arc::new(Yard::on(Database::at(server.database(), None).await).await);
-    let options = SchedulerOptions { look: Duration::from_millis(100), batch: 4, ..SchedulerOptions::default() };
+    let options =
+        SchedulerOptions { look: Duration::from_millis(100), batch: 4, ..SchedulerOptions::default() };
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..2 {
         tasks.spawn(Scheduler::new(yard.replica().await, options.clone()).run(std::future::pending()));

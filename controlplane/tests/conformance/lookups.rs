@@ -50,9 +50,8 @@ async fn images_of_a_manifest(database: Database) {
 async fn dispatched_to_a_node(database: Database) {
     let (workspace, other) = (database.workspace("a").await, database.workspace("b").await);
     let image = database.image(&workspace, "i", ImageCredentialSource::Anonymous).await.image_id;
-    let is = async |workspace, node| {
-        database.store.is_dispatched_to_node(workspace, &image, node).await.unwrap()
-    };
+    let is =
+        async |workspace, node| database.store.is_dispatched_to_node(workspace, &image, node).await.unwrap();
     database.container(&workspace, "i", "ended", "exited", "n1").await;
     database.container(&workspace, "i", "waits", "queued", "n1").await;
     database.container(&workspace, "other", "other", "running", "n1").await;

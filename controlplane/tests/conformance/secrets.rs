@@ -159,8 +159,7 @@ async fn a_dispatch_waits_for_an_update_that_does_not_see_it() {
     other.execute("BEGIN").await.unwrap();
     other.execute("LOCK TABLE audit IN EXCLUSIVE MODE").await.unwrap();
     let update = {
-        let (store, workspace, key_id) =
-            (store.clone(), workspace.clone(), database.key(&workspace).await);
+        let (store, workspace, key_id) = (store.clone(), workspace.clone(), database.key(&workspace).await);
         let (read, sealed) = (secret.clone(), Sealed { key_id, record: b"sealed 2".to_vec() });
         tokio::spawn(async move {
             store.update_secret(&change(Some(&workspace), "UpdateSecret", "s"), &read, &sealed).await

@@ -44,9 +44,14 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect(name))
 }
 
-fn program(bench: &Bench, args: &[&str]) -> Command {
+/// `controlplane GROUP …`, with the database and the key file.
+fn program(bench: &Bench, group: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_controlplane"));
-    command.env_clear().args(args).args(["--database", &bench.url]).arg("--kek-file").arg(bench.key_file());
+    command
+        .env_clear()
+        .args([group, "--database", &bench.url, "--kek-file"])
+        .arg(bench.key_file())
+        .args(args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -54,7 +59,7 @@ fn program(bench: &Bench, args: &[&str]) -> Command {
 /// A server that listens.
 async fn serve(bench: &Bench) -> (Program, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = program(bench, &["serve", "--listen", &address.to_string()]);
+    let mut command = program(bench, "serve", &["--listen", &address.to_string()]);
     command.arg("--data-dir").arg(bench.path().join("data"));
     let mut server = Program(command.spawn().unwrap());
     let began = Instant::now();
@@ -113,7 +118,12 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
 
 /// Callers of the server until it is enough: secrets get new values, and containers are accepted only if their secrets open. Answers how
 /// many of each were done.
-async fn call(bench: Arc<Bench>, channel: Channel, tenants: Vec<(String, Secret)>, enough: Arc<AtomicBool>) -> (u32, u32) {
+async fn call(
+    bench: Arc<Bench>,
+    channel: Channel,
+    tenants: Vec<(String, Secret)>,
+    enough: Arc<AtomicBool>,
+) -> (u32, u32) {
     let (mut secrets, mut containers) =
         (SecretServiceClient::new(channel.clone()), ContainerServiceClient::new(channel));
     let (mut updates, mut runs) = (0, 0);
@@ -163,12 +173,12 @@ async fn rotations_of_the_program_are_killed_while_a_server_serves(bench: Bench)
     let callers = tokio::spawn(call(bench.clone(), channel, tenants, enough.clone()));
     // How long one takes that nobody kills.
     let began = Instant::now();
-    assert!(program(&bench, &["keys", "rotate"]).status().unwrap().success());
+    assert!(program(&bench, "keys", &["rotate"]).status().unwrap().success());
     let whole = u64::try_from(began.elapsed().as_micros()).unwrap();
     let mut resumed = 0;
     for kill in 0..kills {
         let what = ["rotate", "rotate", "rotate-data"][random.index(3)];
-        let mut rotation = Program(program(&bench, &["keys", what]).spawn().unwrap());
+        let mut rotation = Program(program(&bench, "keys", &[what]).spawn().unwrap());
         tokio::time::sleep(Duration::from_micros(random.below(whole))).await;
         rotation.0.kill().unwrap();
         resumed += u32::from(!rotation.0.wait().unwrap().success());
@@ -179,7 +189,7 @@ async fn rotations_of_the_program_are_killed_while_a_server_serves(bench: Bench)
     }
     assert!(resumed > 0, "all of them were faster than the kills");
     for command in ["rotate", "rotate-data"] {
-        assert!(program(&bench, &["keys", command]).status().unwrap().success(), "{command}");
+        assert!(program(&bench, "keys", &[command]).status().unwrap().success(), "{command}");
     }
     enough.store(true, Ordering::Relaxed);
     let (updates, runs) = callers.await.unwrap();

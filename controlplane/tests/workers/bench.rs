@@ -181,7 +181,11 @@ impl Bench {
         self.try_register(node, node).await.unwrap()
     }
 
-    pub(crate) async fn try_register(&self, token: &str, node: &str) -> Result<v1::RegisterWorkerResponse, Status> {
+    pub(crate) async fn try_register(
+        &self,
+        token: &str,
+        node: &str,
+    ) -> Result<v1::RegisterWorkerResponse, Status> {
         let capacity = v1::Capacity { cpu: 4000, memory: 1024, ..Default::default() };
         let request = v1::RegisterWorkerRequest {
             node: node.to_owned(),
@@ -237,7 +241,11 @@ impl Worker {
     }
 
     /// Reports, and waits for the answer, passing over a Revoke.
-    pub(crate) async fn report(&mut self, lease: &v1::Lease, state: v1::ContainerState) -> Option<v1::Revoke> {
+    pub(crate) async fn report(
+        &mut self,
+        lease: &v1::Lease,
+        state: v1::ContainerState,
+    ) -> Option<v1::Revoke> {
         self.number += 1;
         let report =
             v1::ContainerReport { lease: Some(lease.clone()), state: state.into(), ..Default::default() };

@@ -167,7 +167,8 @@ async fn who_talks_without_pause_hears_a_cancellation() {
     worker.report(&lease, v1::ContainerState::Running).await;
     let talk = tokio::spawn(worker.talk(lease.clone()));
     // The first words are there, and others wait.
-    while bench.store.logs(&bench.workspace, &"c".into(), LogPosition::default(), 1).await.unwrap().is_empty() {
+    while bench.store.logs(&bench.workspace, &"c".into(), LogPosition::default(), 1).await.unwrap().is_empty()
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bench.store.stop(&change(&bench.workspace, "c"), &"c".into()).await.unwrap();
@@ -189,7 +190,8 @@ async fn who_talks_without_pause_hears_a_cancellation() {
 async fn messages_without_sense_are_answered_and_forgotten() {
     let bench = Bench::new().await;
     let mut worker = bench.connect("n1").await;
-    let lease = v1::Lease { workspace_id: "none".to_owned(), container_id: "none".to_owned(), ..Default::default() };
+    let lease =
+        v1::Lease { workspace_id: "none".to_owned(), container_id: "none".to_owned(), ..Default::default() };
     assert!(worker.report(&lease, v1::ContainerState::Queued).await.is_none());
     assert!(worker.report(&lease, v1::ContainerState::Running).await.is_some(), "nothing that it may run");
     bench.run("c", "public").await;
