@@ -19,6 +19,7 @@ conformance!(
     updates_do_not_overtake,
     users_are_told,
     users_of_a_name_are_told,
+    newer_word_takes_the_place_of_older,
     deleted,
     of_other_workspaces,
     pages,
@@ -128,6 +129,29 @@ async fn users_of_a_name_are_told(database: Database) {
     assert_eq!(database.outbox().await, [""; 0], "a registry's secret is not meant by name");
     database.secret(&workspace, "TOKEN", "").await;
     assert_eq!(database.outbox().await, ["w1 credentials c 2/7"]);
+}
+
+/// Whoever changes a secret without end has one message in the outbox for each container, the newest.
+async fn newer_word_takes_the_place_of_older(database: Database) {
+    let workspace = database.workspace("a").await;
+    let mut secret = database.secret(&workspace, "TOKEN", "").await;
+    database.image(&workspace, "i", ImageCredentialSource::Named(vec!["TOKEN".to_owned()])).await;
+    for id in ["c", "d"] {
+        database.container(&workspace, "i", id, "running", "w1").await;
+    }
+    let mut newest = 0;
+    for _ in 0..3 {
+        let sealed = Sealed { key_id: database.key(&workspace).await, record: b"sealed".to_vec() };
+        let change = change(Some(&workspace), "UpdateSecret", "TOKEN");
+        secret = now(database.store.update_secret(&change, &secret, &sealed).await.unwrap());
+        assert_eq!(database.outbox().await, ["w1 credentials c 2/7", "w1 credentials d 2/7"]);
+        let deliveries = database.store.deliveries(&"w1".into(), 0, 10).await.unwrap();
+        assert!(
+            deliveries.iter().all(|delivery| delivery.delivery > newest),
+            "not one that was sent already"
+        );
+        newest = deliveries.iter().map(|delivery| delivery.delivery).max().unwrap();
+    }
 }
 
 /// An update that has told all whom it saw, and is not committed; a dispatch that it did not see. Who reads what the dispatch needs must not

@@ -153,6 +153,7 @@ async fn call(
     (updates, runs)
 }
 
+#[expect(clippy::print_stderr, reason = "the seed repeats the run")]
 async fn rotations_of_the_program_are_killed_while_a_server_serves(bench: Bench) {
     let (seed, kills) = (number("VAULT_SEED", 9), number("VAULT_KILLS", 10));
     eprintln!("VAULT_SEED={seed} VAULT_KILLS={kills}");
