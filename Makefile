@@ -15,7 +15,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
 
 demo: deps ## build, then show the whole story on this machine (root, /dev/fuse)
-	$(CARGO) build --release --locked -p clipfs -p credplugin -p fixtures
+	$(CARGO) build --release --locked -p clipfs -p controlplane -p credplugin -p fixtures
 	@fixtures/scripts/demo.sh
 
 test: deps ## install missing Debian packages, start the servers that are needed, run every test
