@@ -172,16 +172,17 @@ async fn who_talks_without_pause_hears_a_cancellation() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bench.store.stop(&change(&bench.workspace, "c"), &"c".into()).await.unwrap();
-    loop {
-        match worker.next().await.unwrap().message.unwrap() {
-            Message::Cancel(cancel) => {
-                assert_eq!(cancel.lease, Some(lease));
-                break;
+    let cancelled = async {
+        loop {
+            match worker.next().await.unwrap().message.unwrap() {
+                Message::Cancel(cancel) => return cancel.lease,
+                Message::Received(_) => {}
+                other => panic!("{other:?}"),
             }
-            Message::Received(_) => {}
-            other => panic!("{other:?}"),
         }
-    }
+    };
+    let cancelled = tokio::time::timeout(Duration::from_secs(20), cancelled).await;
+    assert_eq!(cancelled.expect("it hears nothing"), Some(lease));
     assert!(!talk.is_finished(), "it went on talking");
     talk.abort();
 }
