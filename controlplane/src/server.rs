@@ -28,12 +28,15 @@ mod door;
 mod metrics;
 mod readiness;
 mod services;
+mod share;
 mod tls;
 
 pub use services::Parts;
 
 /// Time for calls under way when the server stops.
 const GRACE: Duration = Duration::from_secs(10);
+/// A token that was revoked ends its streams after at most so long.
+const RECHECK: Duration = Duration::from_secs(60);
 /// Streams at once of one connection.
 const CONNECTION_STREAMS: u32 = 256;
 /// How often a quiet connection is asked whether it lives, and how long it may take to answer.
@@ -60,6 +63,8 @@ pub struct ServerOptions {
     pub metrics: Option<SocketAddr>,
     /// Time for calls under way at shutdown.
     pub grace: Duration,
+    /// How often streams that last are asked whether their tokens are still good.
+    pub recheck: Duration,
 }
 
 impl Default for ServerOptions {
@@ -71,6 +76,7 @@ impl Default for ServerOptions {
             reflection: false,
             metrics: None,
             grace: GRACE,
+            recheck: RECHECK,
         }
     }
 }
@@ -225,7 +231,7 @@ impl Server {
         let mut until = stopped.clone();
         let served = self
             .builder
-            .layer(DoorLayer::new(self.store, self.metrics, stopped))
+            .layer(DoorLayer::new(self.store, self.metrics, stopped, self.options.recheck))
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(self.incoming, signal);
         let grace = async {

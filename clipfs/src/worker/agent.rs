@@ -291,9 +291,9 @@ fn prepare(
 ) -> Result<(Zeroizing<String>, ContainerRequestView), String> {
     let wrong = |reason: &str| format!("the request cannot be used: {reason}");
     // Variables may be secret.
-    let plain = serde_json::to_vec(&api::request::to_json(request)).map(Zeroizing::new);
+    let plain = api::request::to_json(request).map(Zeroizing::new);
     let plain = plain.map_err(|e| wrong(&e.to_string()))?;
-    let parsed = ContainerRequest::parse(&plain).map_err(|e| wrong(&e.message))?;
+    let parsed = ContainerRequest::parse(plain.as_bytes()).map_err(|e| wrong(&e.message))?;
     let view = view(&parsed);
     Ok((parsed.with_image_credentials(credentials.clone()).to_json(), view))
 }

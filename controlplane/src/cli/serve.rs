@@ -138,6 +138,7 @@ fn server_options(args: &ServeArgs, insecure_plaintext: bool, settings: &Setting
         reflection: args.reflection,
         metrics: args.metrics.or(settings.metrics),
         grace: default.grace,
+        recheck: default.recheck,
     }
 }
 

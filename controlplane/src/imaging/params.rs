@@ -99,9 +99,12 @@ pub fn derived_image_id(reference: &Reference, platform: &Platform) -> ImageId {
     format!("img-{}", hex::encode(&hash[..ID_BYTES])).into()
 }
 
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+}
+
 fn check_id(id: &str) -> Result<(), ImagingError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if id.len() <= MAX_ID && id.bytes().all(plain) && !matches!(id, "." | "..") {
+    if id.len() <= MAX_ID && id.bytes().all(is_plain) && !matches!(id, "." | "..") {
         return Ok(());
     }
     Err(ImagingError::Invalid(format!("image_id must be 1 to {MAX_ID} of A-Z a-z 0-9 _ - .")))
@@ -120,8 +123,12 @@ fn given(values: BTreeMap<String, SecretString>, names: Vec<String>) -> Result<C
             if names.len() > MAX_KEYS {
                 return refuse(format!("credential_secrets must be at most {MAX_KEYS} names"));
             }
-            if names.iter().any(|name| name.is_empty() || name.len() > MAX_NAME) {
-                return refuse(format!("credential_secrets: a name must have 1 to {MAX_NAME} characters"));
+            // As secrets may be named: anything else is none, and might be a value that was put into the wrong field.
+            let fine = |name: &String| (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain);
+            if !names.iter().all(fine) {
+                return refuse(format!(
+                    "credential_secrets: a name must be 1 to {MAX_NAME} of A-Z a-z 0-9 _ - ."
+                ));
             }
             let mut seen = std::collections::BTreeSet::new();
             return match names.iter().find(|name| !seen.insert(name.as_str())) {

@@ -35,6 +35,11 @@ pub(super) async fn authenticate(
     })
 }
 
+/// What is kept of a request's token, if it has one.
+pub(super) fn hash(headers: &HeaderMap) -> Option<[u8; 32]> {
+    token_hash(bearer(headers)?)
+}
+
 /// The one bearer token of a request.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();

@@ -1,20 +1,18 @@
-//! The body of an answer, followed to its end: its status counted, its deadline kept, cut off when the server stops.
+//! The body of an answer, followed to its end: its status counted, its deadline kept, cut off when the server stops or its token has ended.
 
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hyper::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::door::{late, told_better};
+use super::door::{Place, late, told_better};
 use super::metrics::Started;
 
 /// See the module.
@@ -22,30 +20,23 @@ pub(super) struct Watched {
     inner: Body,
     started: Started,
     /// Given back at the end.
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     deadline: Option<Pin<Box<Sleep>>>,
-    stopping: Option<BoxFuture<'static, ()>>,
+    cut: Option<BoxFuture<'static, Status>>,
     over: bool,
 }
 
 impl Watched {
-    /// `stopping`: of streams that are cut off when it becomes true.
+    /// `cut`: why it ends before its end, once it does.
     pub(super) fn new(
         inner: Body,
         started: Started,
-        place: OwnedSemaphorePermit,
+        place: Place,
         ends: Option<Instant>,
-        stopping: Option<watch::Receiver<bool>>,
+        cut: Option<BoxFuture<'static, Status>>,
     ) -> Self {
-        let stopping = stopping.map(|mut stopping| {
-            async move {
-                // The sender outlives the server: an error says the same as `true`.
-                let _ = stopping.wait_for(|stopping| *stopping).await;
-            }
-            .boxed()
-        });
         let deadline = ends.map(|ends| Box::pin(tokio::time::sleep_until(ends)));
-        Self { inner, started, _place: place, deadline, stopping, over: false }
+        Self { inner, started, _place: place, deadline, cut, over: false }
     }
 
     /// The last frame: a status of ours.
@@ -74,8 +65,10 @@ impl HttpBody for Watched {
         if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
             return Poll::Ready(this.end(&late()));
         }
-        if this.stopping.as_mut().is_some_and(|stopping| stopping.poll_unpin(context).is_ready()) {
-            return Poll::Ready(this.end(&Status::unavailable("the control plane stops; call again")));
+        if let Some(cut) = &mut this.cut
+            && let Poll::Ready(status) = cut.as_mut().poll(context)
+        {
+            return Poll::Ready(this.end(&status));
         }
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
         let Some(Ok(frame)) = frame else {

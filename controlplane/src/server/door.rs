@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::{HeaderMap, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::body::Body;
@@ -18,12 +20,21 @@ use tower::{Layer, Service};
 use super::auth;
 use super::body::Watched;
 use super::metrics::{Metrics, Started};
+use super::share::{Share, Shares};
+use crate::service::caller;
 use crate::store::SharedStore;
 
 /// Calls at once that answer and end.
 const CALLS: usize = 1024;
 /// Streams at once: one a worker, one a watcher.
 const STREAMS: usize = 16 << 10;
+/// Streams at once of those who need no token: they must not be in the way of those who have one.
+const OPEN_STREAMS: usize = 256;
+/// Longest time of a call that answers and ends, whatever its caller says: a request that never comes to its end holds a place.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Methods that take their time, and how long at most.
+const SLOW: [&str; 2] = ["/clipfs.v1.ImageService/CreateImage", "/clipfs.v1.ImageService/GetIndex"];
+const LONGEST_SLOW: Duration = Duration::from_secs(4 * 3600);
 /// So much before a caller's deadline its call is ended: tonic, which would say CANCELLED, must not be first.
 const EARLY: Duration = Duration::from_millis(2);
 /// Methods whose streams last as long as both sides want: told to go away at once when the server stops.
@@ -41,6 +52,17 @@ struct Shared {
     stopping: watch::Receiver<bool>,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    open_streams: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    /// How often the bearer of a stream that lasts is asked for his token again.
+    recheck: Duration,
+}
+
+/// A call's place, given back at its end.
+#[derive(Debug)]
+pub(super) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_tenant: Option<Share>,
 }
 
 /// Puts a [`Door`] before the services.
@@ -48,9 +70,16 @@ struct Shared {
 pub(super) struct DoorLayer(Arc<Shared>);
 
 impl DoorLayer {
-    pub(super) fn new(store: SharedStore, metrics: Arc<Metrics>, stopping: watch::Receiver<bool>) -> Self {
-        let (calls, streams) = (Arc::new(Semaphore::new(CALLS)), Arc::new(Semaphore::new(STREAMS)));
-        Self(Arc::new(Shared { store, metrics, stopping, calls, streams }))
+    pub(super) fn new(
+        store: SharedStore,
+        metrics: Arc<Metrics>,
+        stopping: watch::Receiver<bool>,
+        recheck: Duration,
+    ) -> Self {
+        let places = |number| Arc::new(Semaphore::new(number));
+        let (calls, streams, open_streams) = (places(CALLS), places(STREAMS), places(OPEN_STREAMS));
+        let shares = Arc::default();
+        Self(Arc::new(Shared { store, metrics, stopping, calls, streams, open_streams, shares, recheck }))
     }
 }
 
@@ -103,14 +132,17 @@ impl Shared {
     {
         let started = self.metrics.started(request.uri().path());
         let lasting = LASTING.contains(&request.uri().path());
-        let ends = timeout(request.headers()).map(|timeout| tokio::time::Instant::now() + timeout);
-        let place = match self.place(lasting) {
+        let ends = limit(request.uri().path(), timeout(request.headers()), lasting)
+            .map(|limit| tokio::time::Instant::now() + limit);
+        let open = auth::is_open(request.uri().path());
+        let of_all = match self.place(lasting, open) {
             Ok(place) => place,
             Err(status) => return Ok(refusal(started, &status)),
         };
+        let token = if lasting && !open { auth::hash(request.headers()) } else { None };
         let served = async {
-            match self.known(&mut request).await {
-                Ok(()) => inner.call(request).await.map(Ok),
+            match self.known(&mut request, lasting, open).await {
+                Ok(share) => inner.call(request).await.map(|response| Ok((response, share))),
                 Err(status) => Ok(Err(status)),
             }
         };
@@ -122,46 +154,96 @@ impl Shared {
             },
         };
         match response {
-            Ok(response) => Ok(self.watched(response, started, place, ends, lasting)),
+            Ok((response, of_tenant)) => {
+                let place = Place { _of_all: of_all, _of_tenant: of_tenant };
+                let cut = lasting.then(|| self.cut(token));
+                Ok(watched(response, started, place, ends, cut))
+            }
             Err(status) => Ok(refusal(started, &status)),
         }
     }
 
     /// A place among the calls that are answered at once.
-    fn place(&self, lasting: bool) -> Result<OwnedSemaphorePermit, Status> {
-        let places = if lasting { &self.streams } else { &self.calls };
+    fn place(&self, lasting: bool, open: bool) -> Result<OwnedSemaphorePermit, Status> {
+        let places = match (lasting, open) {
+            (true, true) => &self.open_streams,
+            (true, false) => &self.streams,
+            (false, _) => &self.calls,
+        };
         Arc::clone(places)
             .try_acquire_owned()
             .map_err(|_| Status::resource_exhausted("too many calls at once; try again later"))
     }
 
-    /// Puts the caller into the request's extensions.
-    async fn known(&self, request: &mut Request<Body>) -> Result<(), Status> {
-        if !auth::is_open(request.uri().path()) {
-            let caller = auth::authenticate(&*self.store, request.headers()).await?;
-            request.extensions_mut().insert(caller);
+    /// Puts the caller into the request's extensions; answers his share, if he must be known.
+    async fn known(
+        &self,
+        request: &mut Request<Body>,
+        lasting: bool,
+        open: bool,
+    ) -> Result<Option<Share>, Status> {
+        if open {
+            return Ok(None);
         }
-        Ok(())
+        let caller = auth::authenticate(&*self.store, request.headers()).await?;
+        let share = self.shares.take(&caller, lasting)?;
+        request.extensions_mut().insert(caller);
+        Ok(Some(share))
     }
 
-    /// The answer, its body followed to the end.
-    fn watched(
-        &self,
-        response: Response<Body>,
-        started: Started,
-        place: OwnedSemaphorePermit,
-        ends: Option<tokio::time::Instant>,
-        lasting: bool,
-    ) -> Response<Body> {
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            let status = told_better(status);
-            // Trailers only: this is the end.
-            return refusal(started, &status);
+    /// Why a stream that lasts is cut off, once it is: the server stops, or its bearer's token was revoked or has expired.
+    fn cut(&self, token: Option<[u8; 32]>) -> BoxFuture<'static, Status> {
+        let (store, recheck) = (SharedStore::clone(&self.store), self.recheck);
+        let mut stopping = self.stopping.clone();
+        async move {
+            let stopped = async {
+                // The sender outlives the server: an error says the same as `true`.
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            };
+            let revoked = async {
+                let Some(token) = token else { return std::future::pending().await };
+                loop {
+                    // Apart from each other, those that began together.
+                    tokio::time::sleep(recheck.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    // A database that is away says nothing about tokens.
+                    if let Ok(None) = store.token_by_hash(&token).await {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = stopped => Status::unavailable("the control plane stops; call again"),
+                () = revoked => caller::unknown(),
+            }
         }
-        let (head, body) = response.into_parts();
-        let stopping = lasting.then(|| self.stopping.clone());
-        Response::from_parts(head, Body::new(Watched::new(body, started, place, ends, stopping)))
+        .boxed()
     }
+}
+
+/// The answer, its body followed to the end.
+fn watched(
+    response: Response<Body>,
+    started: Started,
+    place: Place,
+    ends: Option<tokio::time::Instant>,
+    cut: Option<BoxFuture<'static, Status>>,
+) -> Response<Body> {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        let status = told_better(status);
+        // Trailers only: this is the end.
+        return refusal(started, &status);
+    }
+    let (head, body) = response.into_parts();
+    Response::from_parts(head, Body::new(Watched::new(body, started, place, ends, cut)))
+}
+
+/// How long a call may take: as its caller says, but no longer than is sensible.
+fn limit(path: &str, asked: Option<Duration>, lasting: bool) -> Option<Duration> {
+    if lasting {
+        return asked;
+    }
+    let most = if SLOW.contains(&path) { LONGEST_SLOW } else { LONGEST };
+    Some(asked.map_or(most, |asked| asked.min(most)))
 }
 
 /// An answer that is only a status.
@@ -231,6 +313,17 @@ mod tests {
         for text in ["", "S", "1", "1x", "-1S", "123456789S"] {
             assert_eq!(of(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn calls_end() {
+        let second = Duration::from_secs(1);
+        let of = |path: &str, asked| limit(path, asked, LASTING.contains(&path));
+        assert_eq!(of("/clipfs.v1.SecretService/GetSecret", None), Some(LONGEST));
+        assert_eq!(of("/clipfs.v1.SecretService/GetSecret", Some(second)), Some(second));
+        assert_eq!(of("/clipfs.v1.SecretService/GetSecret", Some(LONGEST * 2)), Some(LONGEST));
+        assert_eq!(of(SLOW[0], None), Some(LONGEST_SLOW));
+        assert_eq!((of(LASTING[0], None), of(LASTING[0], Some(second))), (None, Some(second)));
     }
 
     #[test]

@@ -30,6 +30,7 @@ impl Admin {
 
     /// The workspace of an identity or a name.
     async fn workspace(&self, id_or_name: &str) -> Result<WorkspaceId, Status> {
+        validate::name("workspace_id", id_or_name)?;
         let found = self.store.workspace(id_or_name).await?;
         found.map(|found| found.workspace_id).ok_or_else(|| Status::not_found("workspace not found"))
     }

@@ -46,7 +46,7 @@ impl Containers {
             workspace_id: workspace.to_string(),
             ..request
         };
-        let request = convert::request_to_json(&stored)
+        let request = api::request::to_json(&stored)
             .map_err(|error| Status::invalid_argument(format!("request.{error}")))?;
         Ok(NewContainer {
             container_id: container,

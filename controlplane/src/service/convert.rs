@@ -7,10 +7,6 @@ use crate::model::{
     Worker, Workspace,
 };
 
-mod request;
-
-pub use request::{request_from_json, request_to_json};
-
 /// Microseconds of a second.
 const MICROS: i64 = 1_000_000;
 

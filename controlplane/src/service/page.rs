@@ -48,6 +48,10 @@ pub fn request(list: &[&str], size: i32, token: &str) -> Result<PageRequest, Sta
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
     let after = bytes.strip_prefix(&list_of(list)).ok_or_else(refused)?;
     let after = String::from_utf8(after.to_vec()).map_err(|_| refused())?;
+    // Keys of our lists hold none; PostgreSQL takes no NUL.
+    if after.contains(char::is_control) {
+        return Err(refused());
+    }
     Ok(PageRequest { size, after: Some(after) })
 }
 

@@ -18,9 +18,13 @@ const PIECE: i64 = 64;
 /// Most that one change wakes; the rest is found by [`super::Queue::unpark`].
 const MOST: usize = 1024;
 
+/// What is read of a worker: see [`super::workers`].
+pub(super) const WORKER: &str = "worker_id, node, epoch, beat, live, draining, pool_selector, gpu, total_cpu, total_memory, \
+     total_gpu, free_cpu, free_memory, free_gpu, containers, version, heartbeat_time";
+
 /// Locks a worker's row, waiting for whoever holds it. `None`: there is no such worker.
 pub(super) async fn lock(tx: &mut Tx, worker: &WorkerId) -> Result<Option<AnyRow>> {
-    let sql = format!("SELECT * FROM worker WHERE worker_id = $1{}", tx.dialect.for_update());
+    let sql = format!("SELECT {WORKER} FROM worker WHERE worker_id = $1{}", tx.dialect.for_update());
     Ok(sqlx::query(AssertSqlSafe(sql)).bind(worker.as_str()).fetch_optional(&mut **tx).await?)
 }
 
@@ -47,10 +51,13 @@ pub(super) async fn release(tx: &mut Tx, worker: &WorkerId, demands: &[&Demand])
 
 /// Wakes parked containers that fit what is free of a worker, oldest first, and no more than fit together.
 pub(super) async fn wake(tx: &mut Tx, worker: &WorkerId) -> Result<()> {
-    let row = sqlx::query("SELECT * FROM worker WHERE worker_id = $1 AND live = 1 AND draining = 0")
-        .bind(worker.as_str())
-        .fetch_optional(&mut **tx)
-        .await?;
+    let row = sqlx::query(
+        "SELECT pool_selector, free_cpu, free_memory, gpu, free_gpu FROM worker
+         WHERE worker_id = $1 AND live = 1 AND draining = 0",
+    )
+    .bind(worker.as_str())
+    .fetch_optional(&mut **tx)
+    .await?;
     let Some(row) = row else { return Ok(()) };
     let pool = row.text("pool_selector")?;
     let mut free = Capacity {

@@ -95,6 +95,8 @@ impl Containers for SqlStore {
         .fetch_optional(self.readers())
         .await?;
         let Some(row) = row else { return Ok(None) };
+        // Whoever changes credentials and has not seen this dispatch is waited for: what is read from now on is what he writes.
+        self.await_credentials(&lease.workspace_id).await?;
         // An image stays as long as a container of it has not ended.
         let image = self.image(&lease.workspace_id, &row.text("image_id")?.into()).await?;
         Ok(image.map(|image| row.text("request").map(|request| (request, image))).transpose()?)

@@ -53,6 +53,24 @@ impl Dialect {
         }
     }
 
+    /// Holds, until the transaction ends, the right to change what the images of a workspace (`$1`) are pulled with. SQLite has one writer.
+    pub(super) const fn hold_credentials(self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some("SELECT 1 AS held FROM pg_advisory_xact_lock(hashtextextended($1, 7070))"),
+        }
+    }
+
+    /// Whether nobody holds that right now (1), so that all who held it have committed. Writes nothing, waits for nobody.
+    pub(super) const fn credentials_are_free(self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some(
+                "SELECT CAST(CASE WHEN pg_try_advisory_xact_lock_shared(hashtextextended($1, 7070)) THEN 1 ELSE 0 END AS BIGINT) AS free",
+            ),
+        }
+    }
+
     /// As many new fencing tokens as `$1` says: the last of them in SQLite, all of them in PostgreSQL. Higher than any before.
     pub(super) const fn fencing_tokens(self) -> &'static str {
         match self {

@@ -1,5 +1,7 @@
 //! [`Images`] in SQL.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe};
@@ -29,6 +31,7 @@ impl Images for SqlStore {
     ) -> Result<Done<Image>> {
         change!(self, change, |tx| {
             let mut image = image.clone();
+            tx.hold_credentials(&image.workspace_id).await?;
             tx.hold_complete_index(&image.index_digest).await?;
             let updated = match secret {
                 SecretChange::None => {
@@ -80,9 +83,28 @@ impl Images for SqlStore {
         .bind(limit(request))
         .fetch_all(&mut *snapshot)
         .await?;
-        let mut images = Vec::with_capacity(rows.len());
-        for row in &rows {
-            images.push(with_names(&mut snapshot, image(row)?).await?);
+        let mut images = rows.iter().map(image).collect::<Result<Vec<_>>>()?;
+        if let (Some(first), Some(last)) = (images.first(), images.last()) {
+            let names = sqlx::query(
+                "SELECT image_id, name FROM image_secret WHERE workspace_id = $1 AND image_id >= $2 AND image_id <= $3
+                 ORDER BY image_id, position",
+            )
+            .bind(workspace.as_str())
+            .bind(first.image_id.as_str())
+            .bind(last.image_id.as_str())
+            .fetch_all(&mut *snapshot)
+            .await?;
+            let mut by_image: HashMap<String, Vec<String>> = HashMap::new();
+            for row in &names {
+                by_image.entry(row.text("image_id")?).or_default().push(row.text("name")?);
+            }
+            for image in &mut images {
+                if let Some(names) = by_image.remove(image.image_id.as_str())
+                    && image.credentials == ImageCredentialSource::Anonymous
+                {
+                    image.credentials = ImageCredentialSource::Named(names);
+                }
+            }
         }
         Ok(cut(request, images, |image| image.image_id.to_string()))
     }
@@ -108,6 +130,7 @@ impl Images for SqlStore {
     ) -> Result<Done<Image>> {
         change!(self, change, |tx| {
             let workspace = change.workspace.ok_or(StoreError::NotFound("image"))?;
+            tx.hold_credentials(workspace).await?;
             let before = load(tx, workspace, image).await?.ok_or(StoreError::NotFound("image"))?;
             let credentials = match secret {
                 None => ImageCredentialSource::Anonymous,

@@ -1,6 +1,7 @@
 //! [`Secrets`] in SQL.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::any::AnyRow;
@@ -28,10 +29,39 @@ macro_rules! secret_row_columns {
 
 pub(super) use secret_row_columns;
 
+/// Dispatched containers whose image uses a secret: `$1` workspace, `$2` identity, `$3` name.
+macro_rules! users {
+    () => {
+        "workspace_id = $1 AND state IN ('scheduled', 'mounting', 'running') AND image_id IN (
+             SELECT image_id FROM image WHERE workspace_id = $1 AND credential_secret_id = $2
+             UNION SELECT image_id FROM image_secret WHERE workspace_id = $1 AND name = $3)"
+    };
+}
+
+/// Word of credentials that newer word takes the place of, whether it is on its way or not: one for each container, so that nobody who
+/// changes a secret without end fills the outbox of others' workers. Lacks a condition and the end of its subquery.
+macro_rules! older_word {
+    () => {
+        "kind = 'credentials' AND workspace_id = $1 AND container_id IN (SELECT container_id FROM container WHERE "
+    };
+}
+
+/// How often, and with which pause, it is looked whether somebody still changes credentials: transactions are shorter.
+const HELD_TRIES: u32 = 20;
+const HELD_PAUSE: Duration = Duration::from_millis(5);
+
 #[async_trait]
 impl Secrets for SqlStore {
     async fn create_secret(&self, change: &Change<'_>, new: &NewSecret) -> Result<Done<Secret>> {
-        change!(self, change, |tx| tx.insert_secret(new).await?.ok_or(StoreError::Exists("secret")))
+        change!(self, change, |tx| {
+            tx.hold_credentials(&new.secret.workspace_id).await?;
+            let secret = tx.insert_secret(new).await?.ok_or(StoreError::Exists("secret"))?;
+            if secret.registry.is_empty() {
+                // Images may name it, of a secret of that name that was deleted.
+                tx.tell_users_of(&secret).await?;
+            }
+            Ok(secret)
+        })
     }
 
     async fn update_secret(
@@ -41,6 +71,7 @@ impl Secrets for SqlStore {
         sealed: &Sealed,
     ) -> Result<Done<Secret>> {
         change!(self, change, |tx| {
+            tx.hold_credentials(&read.workspace_id).await?;
             let secret = tx.replace_value(read, sealed).await?;
             tx.tell_users_of(&secret).await?;
             Ok(secret)
@@ -133,7 +164,32 @@ impl Secrets for SqlStore {
     }
 }
 
+impl SqlStore {
+    /// Waits for whoever holds credentials of a workspace ([`Tx::hold_credentials`]); not for long, for somebody's stream stands still
+    /// meanwhile. [`StoreError::Busy`].
+    pub(super) async fn await_credentials(&self, workspace: &WorkspaceId) -> Result<()> {
+        let Some(free) = self.dialect.credentials_are_free() else { return Ok(()) };
+        for _ in 0..HELD_TRIES {
+            let row = sqlx::query(free).bind(workspace.as_str()).fetch_one(self.readers()).await?;
+            if row.flag("free")? {
+                return Ok(());
+            }
+            tokio::time::sleep(HELD_PAUSE).await;
+        }
+        Err(StoreError::Busy(sqlx::Error::PoolTimedOut))
+    }
+}
+
 impl Tx {
+    /// Before anything changes that images of a workspace are pulled with. A dispatch waits for whoever holds this before it reads
+    /// credentials: either it reads what is written here, or it was committed before this began, and is told ([`Tx::tell_users_of`]).
+    pub(super) async fn hold_credentials(&mut self, workspace: &WorkspaceId) -> Result<()> {
+        if let Some(hold) = self.dialect.hold_credentials() {
+            sqlx::query(hold).bind(workspace.as_str()).fetch_one(&mut **self).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps a new secret. `None`: its name or its registry has one.
     pub(super) async fn insert_secret(&mut self, new: &NewSecret) -> Result<Option<Secret>> {
         let secret =
@@ -214,15 +270,19 @@ impl Tx {
 
     /// Queues word of newer credentials for dispatched containers whose image uses the secret, by identity or by name.
     pub(super) async fn tell_users_of(&mut self, secret: &Secret) -> Result<()> {
-        let rows = sqlx::query(
+        sqlx::query(concat!("DELETE FROM outbox WHERE ", older_word!(), users!(), ")"))
+            .bind(secret.workspace_id.as_str())
+            .bind(secret.secret_id.as_str())
+            .bind(&secret.name)
+            .execute(&mut **self)
+            .await?;
+        let rows = sqlx::query(concat!(
             "INSERT INTO outbox (worker_id, kind, workspace_id, container_id, attempt, fencing_token, create_time)
              SELECT worker_id, 'credentials', workspace_id, container_id, attempt, fencing_token, $4 FROM container
-             WHERE workspace_id = $1 AND state IN ('scheduled', 'mounting', 'running') AND worker_id IS NOT NULL
-             AND image_id IN (
-                 SELECT image_id FROM image WHERE workspace_id = $1 AND credential_secret_id = $2
-                 UNION SELECT image_id FROM image_secret WHERE workspace_id = $1 AND name = $3)
-             RETURNING worker_id",
-        )
+             WHERE worker_id IS NOT NULL AND ",
+            users!(),
+            " RETURNING worker_id"
+        ))
         .bind(secret.workspace_id.as_str())
         .bind(secret.secret_id.as_str())
         .bind(&secret.name)
@@ -238,6 +298,15 @@ impl Tx {
         workspace: &WorkspaceId,
         image: &ImageId,
     ) -> Result<()> {
+        sqlx::query(concat!(
+            "DELETE FROM outbox WHERE ",
+            older_word!(),
+            "workspace_id = $1 AND image_id = $2 AND state IN ('scheduled', 'mounting', 'running'))"
+        ))
+        .bind(workspace.as_str())
+        .bind(image.as_str())
+        .execute(&mut **self)
+        .await?;
         let rows = sqlx::query(
             "INSERT INTO outbox (worker_id, kind, workspace_id, container_id, attempt, fencing_token, create_time)
              SELECT worker_id, 'credentials', workspace_id, container_id, attempt, fencing_token, $3 FROM container

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
+use super::capacity::WORKER;
 use super::containers::report::active;
 use super::containers::takeback::take_back;
 use super::page::{after, limit, page};
@@ -107,15 +108,15 @@ impl Workers for SqlStore {
     }
 
     async fn worker(&self, worker: &WorkerId) -> Result<Option<Worker>> {
-        let row = sqlx::query("SELECT * FROM worker WHERE worker_id = $1")
-            .bind(worker.as_str())
-            .fetch_optional(self.readers())
-            .await?;
+        let sql = format!("SELECT {WORKER} FROM worker WHERE worker_id = $1");
+        let row =
+            sqlx::query(AssertSqlSafe(sql)).bind(worker.as_str()).fetch_optional(self.readers()).await?;
         row.as_ref().map(read).transpose()
     }
 
     async fn workers(&self, request: &PageRequest) -> Result<Page<Worker>> {
-        let rows = sqlx::query("SELECT * FROM worker WHERE worker_id > $1 ORDER BY worker_id LIMIT $2")
+        let sql = format!("SELECT {WORKER} FROM worker WHERE worker_id > $1 ORDER BY worker_id LIMIT $2");
+        let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(after(request))
             .bind(limit(request))
             .fetch_all(self.readers())

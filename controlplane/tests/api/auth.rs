@@ -1,7 +1,8 @@
 //! Every RPC, every kind of caller.
 
 use api::v1;
-use controlplane::model::TokenKind;
+use controlplane::model::{ImageCredentialSource, TokenKind};
+use controlplane::server::ServerOptions;
 use prost::Message as _;
 use secrecy::ExposeSecret as _;
 use tonic::client::Grpc;
@@ -9,7 +10,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-use super::harness::{Plane, Way, change};
+use super::harness::{Plane, Way, change, containers, options};
 
 /// Paths of all methods of the interface.
 fn methods() -> Vec<String> {
@@ -136,4 +137,28 @@ async fn tokens_are_for_what_they_say() {
             "{request:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_ends_its_streams() {
+    let recheck = std::time::Duration::from_millis(50);
+    let plane = Plane::with(ServerOptions { recheck, ..options() }).await;
+    let workspace = plane.workspace("w").await;
+    plane.image(&workspace, "app", ImageCredentialSource::Anonymous).await;
+    let (token, id) = plane.token(TokenKind::Workspace, Some(&workspace)).await;
+    let mut client = containers(plane.way(Some(token.expose_secret())));
+    let run = v1::RunContainerRequest {
+        request: Some(v1::ContainerRequest { image_id: "app".to_owned(), ..Default::default() }),
+        container_id: "c".to_owned(),
+        ..Default::default()
+    };
+    client.run_container(run).await.expect("queued");
+    let watch = v1::WatchContainerRequest { container_id: "c".to_owned(), ..Default::default() };
+    let mut events = client.watch_container(watch).await.expect("its own").into_inner();
+    assert!(events.message().await.expect("an event").is_some());
+    // Several looks at the token later it still goes on.
+    assert!(tokio::time::timeout(recheck * 6, events.message()).await.is_err());
+    plane.store.revoke_token(&change("RevokeToken", None), &id).await.expect("revoked");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), events.message()).await;
+    assert_eq!(ended.expect("it ends").expect_err("of nobody").code(), Code::Unauthenticated);
 }

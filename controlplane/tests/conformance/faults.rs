@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use controlplane::model::{ImageCredentialSource, Sealed, WorkspaceId};
+use controlplane::model::{
+    ContainerState, Demand, ImageCredentialSource, PageRequest, Sealed, WorkerId, WorkspaceId,
+};
+use controlplane::scheduler::{Scheduler, SchedulerOptions};
 use controlplane::store::{
-    Done, Housekeeping as _, Images as _, SecretChange, SqlStore, StoreError, Workspaces as _, open,
+    Containers as _, Done, Housekeeping as _, Images as _, Outbox as _, Queue as _, SecretChange, SqlStore,
+    StoreError, Workspaces as _, open,
 };
 use fixtures::postgres::{Durability, Postgres};
 use sqlx::{Connection as _, Executor as _};
 
 use crate::database::{Database, change, image, keyed, named};
+use crate::yard::{Yard, report};
 
 conformance!(writers_that_are_held_up_wait, retries_after_a_kill);
 
@@ -195,4 +200,81 @@ async fn sqlite_writers_killed() {
         // Whoever comes next goes on.
         assert!(matches!(create(&database.store, "w0").await.unwrap(), Done::Replayed(_)));
     }
+}
+
+/// A node that does what it is told, whatever becomes of the database meanwhile.
+async fn work(store: Arc<SqlStore>, worker: WorkerId) {
+    loop {
+        for delivery in store.deliveries(&worker, 0, 50).await.unwrap_or_default() {
+            for state in [ContainerState::Running, ContainerState::Exited] {
+                while let Err(error) = store.report(&worker, &report(&delivery.lease, state)).await {
+                    assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Busy(_)), "{error:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Rows 37 and 48 together: schedulers go on after the database was killed under them, each container is sent once, and what is reserved is
+/// given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedulers_of_a_postgres_that_is_killed() {
+    const CONTAINERS: u64 = 80;
+    let server =
+        Arc::new(tokio::task::spawn_blocking(|| Postgres::start(Durability::Process)).await.unwrap());
+    let yard = Arc::new(Yard::on(Database::at(server.database(), None).await).await);
+    let options =
+        SchedulerOptions { look: Duration::from_millis(100), batch: 4, ..SchedulerOptions::default() };
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        tasks.spawn(Scheduler::new(yard.replica().await, options.clone()).run(std::future::pending()));
+    }
+    for node in 0..3 {
+        // Room for two at a time each.
+        let worker = yard.register(&format!("node-{node}"), 600, 1000).await;
+        tasks.spawn(work(Arc::clone(&yard.store), worker));
+    }
+    let submitter = {
+        let yard = Arc::clone(&yard);
+        tokio::spawn(async move {
+            for n in 0..CONTAINERS {
+                let demand = Demand { cpu: 300, memory: 10, ..Demand::default() };
+                while let Err(error) = yard.try_submit(&format!("c{n}"), "a", demand.clone()).await {
+                    assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Busy(_)), "{error:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        })
+    };
+    for round in 0..5_u64 {
+        tokio::time::sleep(Duration::from_millis(120 + round * 17)).await;
+        let server = server.clone();
+        tokio::task::spawn_blocking(move || {
+            server.kill9();
+            std::thread::sleep(Duration::from_millis(round * 50));
+            server.restart();
+        })
+        .await
+        .unwrap();
+    }
+    submitter.await.unwrap();
+    let all_ended = async {
+        let page = PageRequest { size: 1, after: None };
+        while !yard.store.containers(&yard.workspace, true, &page).await.unwrap().items.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), all_ended).await.expect("all end");
+    tasks.shutdown().await;
+    for n in 0..CONTAINERS {
+        let events =
+            yard.store.events(&yard.workspace, &format!("c{n}").as_str().into(), 0, 100).await.unwrap();
+        let count = |state| events.iter().filter(|(_, _, container)| container.state == state).count();
+        assert_eq!((count(ContainerState::Scheduled), count(ContainerState::Exited)), (1, 1), "c{n}");
+    }
+    assert_eq!(yard.store.queue_length().await.unwrap(), (0, 0));
+    assert_eq!(yard.store.outbox_length().await.unwrap(), 0);
+    assert!(yard.workers().await.iter().all(|worker| worker.free == worker.total && worker.containers == 0));
 }

@@ -15,6 +15,7 @@ mod idempotency;
 mod images;
 mod indexes;
 mod logs;
+mod lookups;
 mod outbox;
 mod queue;
 mod random;

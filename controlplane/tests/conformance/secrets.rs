@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use controlplane::model::{ImageCredentialSource, Sealed, SecretId};
-use controlplane::store::{Secrets as _, StoreError};
+use controlplane::model::{
+    Capacity, Demand, ImageCredentialSource, Lease, NewContainer, Registration, Sealed, SecretId,
+};
+use controlplane::store::{
+    Containers as _, DeliveryKind, Outbox as _, Queue as _, Secrets as _, StoreError, Workers as _,
+};
+use sqlx::{Connection as _, Executor as _};
 
 use crate::database::{Database, change, named, now, page};
 
@@ -13,6 +18,8 @@ conformance!(
     updated,
     updates_do_not_overtake,
     users_are_told,
+    users_of_a_name_are_told,
+    newer_word_takes_the_place_of_older,
     deleted,
     of_other_workspaces,
     pages,
@@ -111,6 +118,99 @@ async fn updates_do_not_overtake(database: Database) {
     let row = database.store.secret(&workspace, &read.secret_id).await.unwrap().unwrap();
     assert_eq!((row.sealed, row.secret.version, row.newest), (won.remove(0), 2, 2));
     assert_eq!(database.count("audit WHERE action = 'UpdateSecret'").await, 1);
+}
+
+/// A name that was free comes to hold a value: an image may name it since before.
+async fn users_of_a_name_are_told(database: Database) {
+    let workspace = database.workspace("a").await;
+    database.image(&workspace, "i", ImageCredentialSource::Named(vec!["TOKEN".to_owned()])).await;
+    database.container(&workspace, "i", "c", "running", "w1").await;
+    database.secret(&workspace, "TOKEN", "registry.test").await;
+    assert_eq!(database.outbox().await, [""; 0], "a registry's secret is not meant by name");
+    database.secret(&workspace, "TOKEN", "").await;
+    assert_eq!(database.outbox().await, ["w1 credentials c 2/7"]);
+}
+
+/// Whoever changes a secret without end has one message in the outbox for each container, the newest.
+async fn newer_word_takes_the_place_of_older(database: Database) {
+    let workspace = database.workspace("a").await;
+    let mut secret = database.secret(&workspace, "TOKEN", "").await;
+    database.image(&workspace, "i", ImageCredentialSource::Named(vec!["TOKEN".to_owned()])).await;
+    for id in ["c", "d"] {
+        database.container(&workspace, "i", id, "running", "w1").await;
+    }
+    let mut newest = 0;
+    for _ in 0..3 {
+        let sealed = Sealed { key_id: database.key(&workspace).await, record: b"sealed".to_vec() };
+        let change = change(Some(&workspace), "UpdateSecret", "TOKEN");
+        secret = now(database.store.update_secret(&change, &secret, &sealed).await.unwrap());
+        assert_eq!(database.outbox().await, ["w1 credentials c 2/7", "w1 credentials d 2/7"]);
+        let deliveries = database.store.deliveries(&"w1".into(), 0, 10).await.unwrap();
+        assert!(
+            deliveries.iter().all(|delivery| delivery.delivery > newest),
+            "not one that was sent already"
+        );
+        newest = deliveries.iter().map(|delivery| delivery.delivery).max().unwrap();
+    }
+}
+
+/// An update that has told all whom it saw, and is not committed; a dispatch that it did not see. Who reads what the dispatch needs must not
+/// read the old value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatch_waits_for_an_update_that_does_not_see_it() {
+    let database = Database::postgres().await;
+    let workspace = database.workspace("a").await;
+    let secret = database.secret(&workspace, "registry-test", "registry.test").await;
+    database.image(&workspace, "i", named(&secret)).await;
+    let container = NewContainer {
+        container_id: "c".into(),
+        workspace_id: workspace.clone(),
+        image_id: "i".into(),
+        request: "{}".to_owned(),
+        demand: Demand::default(),
+    };
+    let store = database.store.clone();
+    store.submit(&change(Some(&workspace), "RunContainer", "c"), &container).await.unwrap();
+    let registration = Registration {
+        node: "n".to_owned(),
+        capacity: Capacity { cpu: 1, memory: 1, ..Capacity::default() },
+        pool_selector: String::new(),
+        version: String::new(),
+    };
+    let worker = store.register_worker(&registration).await.unwrap().worker_id;
+    // The last thing that an update writes is held up.
+    let mut other = database.connection().await;
+    other.execute("BEGIN").await.unwrap();
+    other.execute("LOCK TABLE audit IN EXCLUSIVE MODE").await.unwrap();
+    let update = {
+        let (store, workspace, key_id) = (store.clone(), workspace.clone(), database.key(&workspace).await);
+        let (read, sealed) = (secret.clone(), Sealed { key_id, record: b"sealed 2".to_vec() });
+        tokio::spawn(async move {
+            store.update_secret(&change(Some(&workspace), "UpdateSecret", "s"), &read, &sealed).await
+        })
+    };
+    while database.count("pg_locks WHERE NOT granted AND relation = 'audit'::regclass").await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(store.place(1).await.unwrap().placed, 1);
+    let placed = store.container(&workspace, &"c".into()).await.unwrap().unwrap();
+    let lease = Lease {
+        workspace_id: workspace.clone(),
+        container_id: "c".into(),
+        attempt: placed.attempt,
+        fencing_token: placed.fencing_token,
+    };
+    let early = store.dispatched(&worker, &lease).await;
+    assert!(matches!(early, Err(StoreError::Busy(_))), "{early:?}");
+    other.execute("COMMIT").await.unwrap();
+    other.close().await.unwrap();
+    update.await.unwrap().unwrap();
+    assert!(store.dispatched(&worker, &lease).await.unwrap().is_some());
+    assert_eq!(store.secret(&workspace, &secret.secret_id).await.unwrap().unwrap().secret.version, 2);
+    // It was not told, and need not be.
+    let kinds: Vec<DeliveryKind> =
+        store.deliveries(&worker, 0, 10).await.unwrap().iter().map(|delivery| delivery.kind).collect();
+    assert_eq!(kinds, [DeliveryKind::Dispatch]);
 }
 
 async fn users_are_told(database: Database) {

@@ -42,7 +42,7 @@ impl Yard {
         Self::on(Database::postgres().await).await
     }
 
-    async fn on(database: Database) -> Self {
+    pub(crate) async fn on(database: Database) -> Self {
         let (store, clock, url) = (database.store.clone(), database.clock.clone(), database.url.clone());
         let made =
             store.create_workspace(&Change { workspace: None, ..change(&"".into(), "yard") }, "yard").await;

@@ -36,6 +36,7 @@ fn submit(world: &World, token: &std::path::Path, name: &str, program: &str) {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "the seed repeats the run")]
 fn kill_at_random(mut world: World, seed: u64, runs: u64) {
     eprintln!("STORY_SEED={seed} STORY_RUNS={runs}");
     let mut random = SplitMix64::new(seed);

@@ -26,7 +26,7 @@ pub(crate) const USER: &str = "owner";
 #[derive(Debug)]
 pub(crate) enum Database {
     Sqlite,
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl World {
 
     /// The same with PostgreSQL and several replicas.
     pub(crate) fn postgres(replicas: usize) -> Self {
-        Self::new(Database::Postgres(Postgres::start(Durability::Process)), replicas)
+        Self::new(Database::Postgres(Box::new(Postgres::start(Durability::Process))), replicas)
     }
 
     fn new(database: Database, replicas: usize) -> Self {
@@ -347,6 +347,7 @@ impl World {
 }
 
 impl Drop for World {
+    #[expect(clippy::print_stderr, reason = "for whoever reads why a test has failed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             for name in ["server.log".to_owned()]

@@ -4,5 +4,6 @@
 #[macro_use]
 mod bench;
 
+mod killed;
 mod rotation;
 mod tampering;

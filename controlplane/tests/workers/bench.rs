@@ -20,38 +20,39 @@ use controlplane::store::{
     Change, Containers as _, Images as _, Indexes as _, NewSecret, Queue as _, SecretChange, Secrets as _,
     SqlStore, Store, Tokens as _, Workspaces as _, migrate, open,
 };
-use controlplane::vault::{Keyring, Vault};
+use controlplane::vault::Vault;
+use controlplane::vault::keyring::Keyring;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status, Streaming};
 
 /// Of the image's secret.
-pub const PASSWORD: &str = "pl4nted-registry-1";
+pub(crate) const PASSWORD: &str = "pl4nted-registry-1";
 
 /// No answer is waited for longer.
 const LIMIT: Duration = Duration::from_secs(20);
 
-pub struct Bench {
-    pub store: Arc<SqlStore>,
-    pub vault: Vault,
-    pub workspace: WorkspaceId,
-    pub secret: Secret,
-    pub address: SocketAddr,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) store: Arc<SqlStore>,
+    pub(crate) vault: Vault,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) secret: Secret,
+    pub(crate) address: SocketAddr,
+    pub(crate) dir: tempfile::TempDir,
 }
 
-pub fn change<'a>(workspace: &'a WorkspaceId, target: &'a str) -> Change<'a> {
+pub(crate) fn change<'a>(workspace: &'a WorkspaceId, target: &'a str) -> Change<'a> {
     Change { actor: "test", workspace: Some(workspace), action: "Test", target, key: None }
 }
 
 impl Bench {
     /// With an image `private` that its secret pulls, and an image `public`.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(WorkerSettings { heartbeat: Duration::from_secs(1), ..WorkerSettings::default() }).await
     }
 
-    pub async fn with(settings: WorkerSettings) -> Self {
+    pub(crate) async fn with(settings: WorkerSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/control.db", dir.path().display());
         migrate(&url).await.unwrap();
@@ -128,7 +129,7 @@ impl Bench {
     }
 
     /// A worker's token, bound to nothing.
-    pub async fn token(&self, id: &str) {
+    pub(crate) async fn token(&self, id: &str) {
         let token = Token {
             token_id: id.into(),
             kind: TokenKind::Worker,
@@ -142,7 +143,7 @@ impl Bench {
     }
 
     /// Queues a container and places it, if it can be.
-    pub async fn run(&self, container: &str, image: &str) {
+    pub(crate) async fn run(&self, container: &str, image: &str) {
         let new = NewContainer {
             container_id: container.into(),
             workspace_id: self.workspace.clone(),
@@ -154,12 +155,12 @@ impl Bench {
         self.store.place(10).await.unwrap();
     }
 
-    pub async fn container(&self, container: &str) -> Container {
+    pub(crate) async fn container(&self, container: &str) -> Container {
         self.store.container(&self.workspace, &container.into()).await.unwrap().unwrap()
     }
 
     /// Until a container is as it should be.
-    pub async fn until(&self, container: &str, is: impl Fn(&Container) -> bool) -> Container {
+    pub(crate) async fn until(&self, container: &str, is: impl Fn(&Container) -> bool) -> Container {
         let look = async {
             loop {
                 let found = self.container(container).await;
@@ -172,15 +173,19 @@ impl Bench {
         tokio::time::timeout(LIMIT, look).await.expect("it does not become so")
     }
 
-    pub async fn client(&self) -> WorkerServiceClient<Channel> {
+    pub(crate) async fn client(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::connect(format!("http://{}", self.address)).await.unwrap()
     }
 
-    pub async fn register(&self, node: &str) -> v1::RegisterWorkerResponse {
+    pub(crate) async fn register(&self, node: &str) -> v1::RegisterWorkerResponse {
         self.try_register(node, node).await.unwrap()
     }
 
-    pub async fn try_register(&self, token: &str, node: &str) -> Result<v1::RegisterWorkerResponse, Status> {
+    pub(crate) async fn try_register(
+        &self,
+        token: &str,
+        node: &str,
+    ) -> Result<v1::RegisterWorkerResponse, Status> {
         let capacity = v1::Capacity { cpu: 4000, memory: 1024, ..Default::default() };
         let request = v1::RegisterWorkerRequest {
             node: node.to_owned(),
@@ -191,12 +196,12 @@ impl Bench {
         answer.map(tonic::Response::into_inner)
     }
 
-    pub async fn connect(&self, node: &str) -> Worker {
+    pub(crate) async fn connect(&self, node: &str) -> Worker {
         let registered = self.register(node).await;
         self.open(node, &registered, Vec::new()).await.unwrap()
     }
 
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         node: &str,
         registered: &v1::RegisterWorkerResponse,
@@ -213,30 +218,34 @@ impl Bench {
 }
 
 /// A secret's value for a registry.
-pub fn value(password: &str) -> String {
+pub(crate) fn value(password: &str) -> String {
     format!(r#"{{"USERNAME":"user","PASSWORD":"{password}"}}"#)
 }
 
-pub fn as_node<T>(node: &str, message: T) -> Request<T> {
+pub(crate) fn as_node<T>(node: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("node", node.parse().unwrap());
     request
 }
 
 /// A stream.
-pub struct Worker {
+pub(crate) struct Worker {
     out: mpsc::Sender<v1::WorkerMessage>,
     inbound: Option<Streaming<v1::ControlMessage>>,
     number: u64,
 }
 
 impl Worker {
-    pub async fn say(&mut self, message: FromWorker) {
+    pub(crate) async fn say(&mut self, message: FromWorker) {
         self.out.send(v1::WorkerMessage { number: 0, message: Some(message) }).await.unwrap();
     }
 
     /// Reports, and waits for the answer, passing over a Revoke.
-    pub async fn report(&mut self, lease: &v1::Lease, state: v1::ContainerState) -> Option<v1::Revoke> {
+    pub(crate) async fn report(
+        &mut self,
+        lease: &v1::Lease,
+        state: v1::ContainerState,
+    ) -> Option<v1::Revoke> {
         self.number += 1;
         let report =
             v1::ContainerReport { lease: Some(lease.clone()), state: state.into(), ..Default::default() };
@@ -252,13 +261,13 @@ impl Worker {
         }
     }
 
-    pub async fn next(&mut self) -> Result<v1::ControlMessage, Status> {
+    pub(crate) async fn next(&mut self) -> Result<v1::ControlMessage, Status> {
         let inbound = self.inbound.as_mut().unwrap();
         let message = tokio::time::timeout(LIMIT, inbound.message()).await.expect("nothing comes")?;
         message.ok_or_else(|| Status::new(Code::Ok, "the stream has ended"))
     }
 
-    pub async fn dispatch(&mut self) -> (u64, v1::Dispatch) {
+    pub(crate) async fn dispatch(&mut self) -> (u64, v1::Dispatch) {
         let message = self.next().await.unwrap();
         match message.message {
             Some(Message::Dispatch(dispatch)) => (message.delivery, dispatch),
@@ -266,7 +275,22 @@ impl Worker {
         }
     }
 
-    pub async fn ack(&mut self, delivery: u64) {
+    /// Writes output without end, as fast as it is read.
+    pub(crate) fn talk(&self, lease: v1::Lease) -> impl Future<Output = ()> + Send + use<> {
+        let out = self.out.clone();
+        async move {
+            for offset in 0.. {
+                let log = v1::LogChunk { stream: 1, data: b"x".to_vec(), offset };
+                let log = v1::ContainerLog { lease: Some(lease.clone()), log: Some(log) };
+                let message = v1::WorkerMessage { number: offset + 1, message: Some(FromWorker::Log(log)) };
+                if out.send(message).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn ack(&mut self, delivery: u64) {
         self.say(FromWorker::Ack(v1::Ack { delivery })).await;
     }
 }

@@ -157,10 +157,42 @@ async fn a_cancellation_is_delivered() {
 }
 
 #[tokio::test]
+async fn who_talks_without_pause_hears_a_cancellation() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect("n1").await;
+    bench.run("c", "public").await;
+    let (delivery, dispatch) = worker.dispatch().await;
+    let lease = dispatch.lease.unwrap();
+    worker.ack(delivery).await;
+    worker.report(&lease, v1::ContainerState::Running).await;
+    let talk = tokio::spawn(worker.talk(lease.clone()));
+    // The first words are there, and others wait.
+    while bench.store.logs(&bench.workspace, &"c".into(), LogPosition::default(), 1).await.unwrap().is_empty()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.store.stop(&change(&bench.workspace, "c"), &"c".into()).await.unwrap();
+    let cancelled = async {
+        loop {
+            match worker.next().await.unwrap().message.unwrap() {
+                Message::Cancel(cancel) => return cancel.lease,
+                Message::Received(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let cancelled = tokio::time::timeout(Duration::from_secs(20), cancelled).await;
+    assert_eq!(cancelled.expect("it hears nothing"), Some(lease));
+    assert!(!talk.is_finished(), "it went on talking");
+    talk.abort();
+}
+
+#[tokio::test]
 async fn messages_without_sense_are_answered_and_forgotten() {
     let bench = Bench::new().await;
     let mut worker = bench.connect("n1").await;
-    let lease = v1::Lease { container_id: "none".to_owned(), ..Default::default() };
+    let lease =
+        v1::Lease { workspace_id: "none".to_owned(), container_id: "none".to_owned(), ..Default::default() };
     assert!(worker.report(&lease, v1::ContainerState::Queued).await.is_none());
     assert!(worker.report(&lease, v1::ContainerState::Running).await.is_some(), "nothing that it may run");
     bench.run("c", "public").await;

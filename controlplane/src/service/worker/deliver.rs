@@ -9,19 +9,10 @@ use tonic::{Code, Status};
 use super::message::lease_message;
 use super::session::Session;
 use crate::model::{ContainerState, Image, Lease, Report};
-use crate::service::convert::request_from_json;
 use crate::store::{Change, Delivery, DeliveryKind, StoreError};
 
 /// Messages that may be on their way, sent and not acknowledged.
 const WINDOW: u32 = 64;
-
-/// What became of a message.
-enum Outcome {
-    /// To be sent.
-    Send(Message),
-    /// Nobody needs it any more.
-    Drop,
-}
 
 impl Session {
     /// Sends what stands in the outbox and is not on its way. `false`: something could not be read now, come again.
@@ -43,12 +34,12 @@ impl Session {
                 continue;
             }
             match self.outcome(&delivery).await {
-                Ok(Outcome::Send(message)) => {
+                Ok(Some(message)) => {
                     let number = delivery.delivery;
                     self.send(v1::ControlMessage { delivery: number, message: Some(message) }).await?;
                     self.sent.insert(number);
                 }
-                Ok(Outcome::Drop) => dropped.push(delivery.delivery),
+                Ok(None) => dropped.push(delivery.delivery),
                 // Those after it may be of other containers: they do not wait.
                 Err(error) => complete = self.later("a message cannot be delivered now", &error),
             }
@@ -70,15 +61,15 @@ impl Session {
         false
     }
 
-    /// Errors are the database's, and pass.
-    async fn outcome(&self, delivery: &Delivery) -> Result<Outcome, StoreError> {
+    /// What is to be sent; `None`: nobody needs it any more. Errors are the database's, and pass.
+    async fn outcome(&self, delivery: &Delivery) -> Result<Option<Message>, StoreError> {
         let lease = &delivery.lease;
         let message_lease = Some(lease_message(lease));
         if delivery.kind == DeliveryKind::Cancel {
-            return Ok(Outcome::Send(Message::Cancel(v1::Cancel { lease: message_lease })));
+            return Ok(Some(Message::Cancel(v1::Cancel { lease: message_lease })));
         }
         let Some((request, image)) = self.shared.store.dispatched(&self.worker, lease).await? else {
-            return Ok(Outcome::Drop);
+            return Ok(None);
         };
         let credentials = match self.shared.credentials.of_image(&image).await {
             Ok(credentials) => credentials,
@@ -93,9 +84,9 @@ impl Session {
         if delivery.kind == DeliveryKind::Credentials {
             let image_credentials = credentials.expose_secret().to_owned();
             let update = v1::CredentialUpdate { lease: message_lease, image_credentials };
-            return Ok(Outcome::Send(Message::Credentials(update)));
+            return Ok(Some(Message::Credentials(update)));
         }
-        let mut request = match request_from_json(&request) {
+        let mut request = match api::request::from_json(&request) {
             Ok(request) => request,
             Err(error) => {
                 let status = Status::data_loss(format!("the queued request cannot be read: {error}"));
@@ -105,7 +96,7 @@ impl Session {
         request.container_id = lease.container_id.to_string();
         request.workspace_id = lease.workspace_id.to_string();
         request.image_credentials = credentials.expose_secret().to_owned();
-        Ok(Outcome::Send(Message::Dispatch(v1::Dispatch {
+        Ok(Some(Message::Dispatch(v1::Dispatch {
             lease: message_lease,
             request: Some(request),
             image: pinned(&image),
@@ -116,7 +107,7 @@ impl Session {
 
     /// A message that cannot be made, now or later: a dispatch ends its container, never goes on without credentials. A container that
     /// runs keeps what it has.
-    async fn refuse(&self, delivery: &Delivery, status: &Status) -> Result<Outcome, StoreError> {
+    async fn refuse(&self, delivery: &Delivery, status: &Status) -> Result<Option<Message>, StoreError> {
         let lease = &delivery.lease;
         let (code, reason) = (i32::from(status.code()), status.message());
         tracing::warn!(container = %lease.container_id, workspace = %lease.workspace_id, code, reason, "not delivered");
@@ -135,7 +126,7 @@ impl Session {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Outcome::Drop)
+        Ok(None)
     }
 
     /// For the audit: somebody's secret was wanted and could not be had.

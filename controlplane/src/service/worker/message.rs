@@ -34,6 +34,8 @@ pub(super) fn capacity(capacity: &v1::Capacity) -> Result<Capacity, Status> {
 
 pub(super) fn lease(lease: Option<v1::Lease>) -> Result<Lease, Status> {
     let lease = lease.ok_or_else(|| Status::invalid_argument("lease is missing"))?;
+    validate::name("lease.workspace_id", &lease.workspace_id)?;
+    validate::name("lease.container_id", &lease.container_id)?;
     Ok(Lease {
         workspace_id: lease.workspace_id.into(),
         container_id: lease.container_id.into(),

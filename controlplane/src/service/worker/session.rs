@@ -104,8 +104,8 @@ impl Session {
         let old = Instant::now() + age.mul_f64(0.9 + 0.1 * fastrand::f64());
         let mut look = Instant::now();
         loop {
+            // In no order: a worker that talks without pause must still hear of cancellations.
             tokio::select! {
-                biased;
                 status = &mut self.seat.end => {
                     return Err(status.unwrap_or_else(|_| Status::unavailable("the control plane ends")));
                 }
@@ -223,7 +223,9 @@ impl Session {
             }
         }
         if let Some(cached) = heartbeat.cached_images {
-            let fine = |digest: &String| !digest.is_empty() && digest.len() <= MAX_DIGEST;
+            let fine = |digest: &String| {
+                (1..=MAX_DIGEST).contains(&digest.len()) && digest.bytes().all(|b| b.is_ascii_graphic())
+            };
             self.cached = Some(cached.digests.into_iter().filter(fine).take(MAX_CACHED).collect());
         }
         if let Some(cached) = self.cached.take()
