@@ -14,9 +14,10 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -404,7 +405,8 @@ impl Runtime {
         /// Without a monitor ([`Program::None`]) the end is looked for.
         const LOOK: Duration = Duration::from_millis(200);
         let path = job.alive();
-        let mut fifo = match tokio::net::unix::pipe::OpenOptions::new().open_receiver(&path) {
+        let open = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let fifo = match open {
             Ok(fifo) => fifo,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 tokio::time::sleep(LOOK).await;
@@ -412,6 +414,13 @@ impl Runtime {
             }
             Err(e) => return Err(RuntimeError::io("open", &path)(e)),
         };
+        // The end of a FIFO is an event only for who had it open while somebody held it: who comes too late must look.
+        match (&fifo).read(&mut [0]) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            ended => return ended.map(drop).map_err(RuntimeError::io("watch", &path)),
+        }
+        let fifo = tokio::net::unix::pipe::Receiver::from_file(fifo);
+        let mut fifo = fifo.map_err(RuntimeError::io("watch", &path))?;
         // Nobody writes into it.
         let mut nothing = [0];
         let ended = tokio::io::AsyncReadExt::read(&mut fifo, &mut nothing).await;

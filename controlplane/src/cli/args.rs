@@ -165,8 +165,8 @@ pub(super) struct ServeArgs {
 /// `migrate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateArgs {
-    /// Take the tables back to this version; 0: none are left
-    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "0")]
+    /// Take the tables back to this version; 0: none are left, and everything in them is gone
+    #[arg(long, value_name = "VERSION")]
     pub(super) revert: Option<i64>,
 }
 

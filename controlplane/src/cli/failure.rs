@@ -89,6 +89,23 @@ impl From<Status> for Failure {
     }
 }
 
+/// Whether a status was made here, because the server could not be reached.
+fn is_transport(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|cause| cause.is::<tonic::transport::Error>())
+}
+
+/// The server's sentence; of a server that has none, the code's; of one that is not reached, the innermost cause.
+fn said(status: &Status) -> String {
+    if is_transport(status) {
+        let mut cause: &dyn std::error::Error = status;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        return format!("cannot reach the control plane: {cause}");
+    }
+    if status.message().is_empty() { status.code().description() } else { status.message() }.to_owned()
+}
+
 impl Failure {
     /// The exit code.
     pub(super) fn code(&self) -> u8 {
@@ -124,7 +141,7 @@ impl Failure {
                 Code::PermissionDenied => {
                     "this token is of another kind; see `controlplane token create --help`"
                 }
-                Code::Unavailable => {
+                Code::Unavailable if is_transport(status) => {
                     "is the control plane running there? say where with --server or CLIPFS_SERVER"
                 }
                 Code::Aborted | Code::ResourceExhausted => "try again in a moment",
@@ -164,11 +181,6 @@ impl Failure {
             let _ = writeln!(stderr, "hint: {hint}");
         }
     }
-}
-
-/// The server's sentence; of a server that has none, the code's.
-fn said(status: &Status) -> &str {
-    if status.message().is_empty() { status.code().description() } else { status.message() }
 }
 
 fn store(error: &StoreError) -> u8 {

@@ -53,14 +53,29 @@ pub(super) async fn run(
         return Ok(0);
     }
     let id = container.container_id;
-    let interrupted = tokio::signal::ctrl_c();
+    let mut followed = std::pin::pin!(follow(&client, &id, true, out));
+    let code = tokio::select! {
+        ended = &mut followed => return end(&ended?, out),
+        code = interrupted() => code?,
+    };
+    stop_one(&client, &id).await?;
+    // Standard error that cannot be written to is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "stopping container {id}; interrupt once more to leave it");
     tokio::select! {
-        ended = follow(&client, &id, true, out) => end(&ended?, out),
-        _ = interrupted => {
-            stop_one(&client, &id).await?;
-            Ok(130)
-        }
+        ended = followed => ended.map(|_| code),
+        code = interrupted() => code,
     }
+}
+
+/// Waits until somebody wants this process to end; with which code it then does.
+async fn interrupted() -> Result<u8, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => 143,
+        _ = interrupt.recv() => 130,
+    })
 }
 
 /// `logs`.

@@ -187,7 +187,13 @@ async fn stop(tx: &mut Tx, workspace: &WorkspaceId, container: &ContainerId) -> 
     let row = locked(tx, workspace, container).await?.ok_or(StoreError::NotFound("container"))?;
     let lease = row.lease();
     let mut container = row.container;
-    if container.state.is_final() || container.stop_asked {
+    if container.state.is_final() {
+        return Ok(container);
+    }
+    if container.stop_asked {
+        if let Some(worker) = &container.worker_id {
+            outbox::cancel_again(tx, worker).await?;
+        }
         return Ok(container);
     }
     container.stop_asked = true;

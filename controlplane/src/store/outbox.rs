@@ -47,6 +47,25 @@ pub(super) async fn put(tx: &mut Tx, kind: DeliveryKind, messages: &[(WorkerId, 
     Ok(())
 }
 
+/// Tells a worker once more to stop what somebody asked to stop and what runs there still, unless that is to be told anyway.
+pub(super) async fn cancel_again(tx: &mut Tx, worker: &WorkerId) -> Result<()> {
+    let told = sqlx::query(
+        "INSERT INTO outbox (worker_id, kind, workspace_id, container_id, attempt, fencing_token, create_time)
+         SELECT worker_id, 'cancel', workspace_id, container_id, attempt, fencing_token, $2 FROM container c
+         WHERE worker_id = $1 AND stop_asked = 1 AND state IN ('scheduled', 'mounting', 'running')
+         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.kind = 'cancel' AND o.workspace_id = c.workspace_id
+         AND o.container_id = c.container_id AND o.fencing_token = c.fencing_token)",
+    )
+    .bind(worker.as_str())
+    .bind(tx.now.0)
+    .execute(&mut **tx)
+    .await?;
+    if told.rows_affected() > 0 {
+        tx.announce(Topic::Worker(worker.clone()));
+    }
+    Ok(())
+}
+
 /// Drops what the outbox holds for a container: its dispatch is over.
 pub(super) async fn drop_of(tx: &mut Tx, lease: &Lease) -> Result<()> {
     sqlx::query("DELETE FROM outbox WHERE workspace_id = $1 AND container_id = $2")

@@ -12,7 +12,7 @@ use super::containers::takeback::take_back;
 use super::page::{after, limit, page};
 use super::row::Columns as _;
 use super::sql::{SqlStore, Tx, transaction};
-use super::{Result, StoreError, Topic, Workers, bulk, capacity};
+use super::{Result, StoreError, Topic, Workers, bulk, capacity, outbox};
 use crate::model::{Beat, Capacity, Page, PageRequest, Registration, Worker, WorkerId};
 
 #[async_trait]
@@ -178,6 +178,8 @@ async fn register(tx: &mut Tx, registration: &Registration) -> Result<Worker> {
     let worker: WorkerId = row.text("worker_id")?.into();
     capacity::recount(tx, &worker).await?;
     capacity::wake(tx, &worker).await?;
+    // Whoever was told to stop something may have died before it had.
+    outbox::cancel_again(tx, &worker).await?;
     let row = capacity::lock(tx, &worker).await?.ok_or(StoreError::NotFound("worker"))?;
     read(&row)
 }

@@ -130,6 +130,24 @@ async fn stops(yard: Yard) {
     let asked = yard.stop("c").await;
     assert_eq!((asked.state, asked.stop_asked), (ContainerState::Scheduled, true));
     assert_eq!(kinds(&yard.deliveries(&one).await), [DeliveryKind::Dispatch, DeliveryKind::Cancel]);
+    yard.stop("c").await;
+    assert_eq!(
+        kinds(&yard.deliveries(&one).await),
+        [DeliveryKind::Dispatch, DeliveryKind::Cancel],
+        "told once"
+    );
+    let told: Vec<u64> = yard.deliveries(&one).await.iter().map(|delivery| delivery.delivery).collect();
+    controlplane::store::Outbox::acknowledge(&*yard.store, &one, &told).await.unwrap();
+    yard.stop("c").await;
+    assert_eq!(kinds(&yard.deliveries(&one).await), [DeliveryKind::Cancel], "asked again, told again");
+    let told = yard.deliveries(&one).await[0].delivery;
+    controlplane::store::Outbox::acknowledge(&*yard.store, &one, &[told]).await.unwrap();
+    yard.register("one", 1000, 1000).await;
+    assert_eq!(
+        kinds(&yard.deliveries(&one).await),
+        [DeliveryKind::Cancel],
+        "a worker that came back is told again"
+    );
     let ended = yard.report(&one, &lease_of(&asked), ContainerState::Exited).await.unwrap();
     assert_eq!(yard.stop("c").await, ended, "what has ended stays as it is");
     let unknown = yard.store.stop(&change(&yard.workspace, "x"), &ContainerId::from("x")).await;
