@@ -1,6 +1,6 @@
 //! Commands: the server, the operator's (with the database), and clients' (over gRPC).
 //!
-//! Data goes to standard output, everything else to standard error. Exit codes are those of sysexits.h, see [`failure`].
+//! Data goes to standard output, everything else to standard error. Exit codes are those of sysexits.h, see `failure`.
 
 use std::future::Future;
 use std::io::IsTerminal as _;

@@ -1,7 +1,7 @@
 //! The RPCs: from messages to repositories and back.
 //!
-//! One file a service. What they share: [`caller`] (who is it), [`status`] (what an error means), [`page`], [`validate`],
-//! [`convert`] (records and messages), [`change`] (audit and retries).
+//! One file a service. What they share: `caller` (who is it), `status` (what an error means), `page`, `validate`,
+//! `convert` (records and messages), `change` (audit and retries).
 
 pub mod admin;
 pub mod caller;

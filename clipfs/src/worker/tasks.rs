@@ -113,7 +113,7 @@ impl Tasks {
     /// Makes the directories and takes hold of them.
     ///
     /// # Errors
-    /// They cannot be made, another worker has them, or the run directory is on a disk, may not, and cannot be replaced (see [`super::memory`]).
+    /// They cannot be made, another worker has them, or the run directory is on a disk, may not, and cannot be replaced (see `memory`).
     pub fn open(state_dir: &Path, run_dir: &Path, secrets_on_disk: bool) -> Result<Self, WorkerError> {
         let absolute = |path: &Path| std::path::absolute(path).map_err(WorkerError::io("find", path));
         let (state_dir, run_dir) = (absolute(state_dir)?, absolute(run_dir)?);

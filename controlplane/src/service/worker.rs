@@ -1,8 +1,8 @@
 //! `WorkerService`: nodes that come, are told what to run, and say what becomes of it.
 //!
-//! One task a stream ([`session`]): what a worker is slow to read holds up nobody else. Streams of a replica meet in the [`hub`]: word of
+//! One task a stream (`session`): what a worker is slow to read holds up nobody else. Streams of a replica meet in the `hub`: word of
 //! changes is heard once and handed to the stream that it is for, heartbeats of all are written in one transaction a second. What a
-//! worker must be told stands in the outbox until it has acknowledged it; every new stream begins with all of that ([`deliver`]).
+//! worker must be told stands in the outbox until it has acknowledged it; every new stream begins with all of that (`deliver`).
 //!
 //! A secret's value is read when a message is about to be sent, and lives in that message only.
 

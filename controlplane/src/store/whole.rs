@@ -1,3 +1,3 @@
-//! [`SqlStore`] is the whole [`super::Store`].
+//! `SqlStore` is the whole `Store`.
 
 impl super::Store for super::SqlStore {}
